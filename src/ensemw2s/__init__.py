@@ -1,0 +1,1 @@
+"""EnsemW2S: weak-to-strong supervision with boosted ensembles of language models."""

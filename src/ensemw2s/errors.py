@@ -1,0 +1,45 @@
+"""Errors a user can mend. The command line prints them as one line and exits with code 2.
+
+A message says four things: what is wrong, the offending value, what is allowed, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EnsemW2SError(Exception):
+    """Root of every error that is the user's to mend; anything else is a bug of ours."""
+
+
+class ConfigError(EnsemW2SError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+
+class DataError(EnsemW2SError):
+    """A data file is missing, unreadable, or its rows do not fit the task."""
+
+
+class ModelError(EnsemW2SError):
+    """A model, tokenizer or adapter cannot be loaded or does not fit the others."""
+
+
+class CacheError(EnsemW2SError):
+    """A stored artifact or an output folder cannot be read, written or trusted."""
+
+
+class PrerequisiteError(EnsemW2SError):
+    """Something outside the program is missing: an extra, a network, a device."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Tail of an error message: the nearest allowed name, then all of them.
+
+    >>> nearest("ruels", ["rules", "models"])
+    "did you mean 'rules'? Allowed: models, rules"
+    """
+    names = sorted(allowed)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Allowed: {', '.join(names)}"
