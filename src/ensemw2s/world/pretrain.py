@@ -1,0 +1,172 @@
+"""Pretrain the built-in models. One command makes one of them again:
+
+    python -m ensemw2s.world.pretrain w2s-weak --out FOLDER
+
+The text is streamed from a seed, batches hold documents of like length and about equally many tokens,
+hidden matrices are trained with Muon (the rest with AdamW), and the learning rate falls linearly to zero
+after a short warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ensemw2s.artifacts import write_json
+from ensemw2s.seeds import derive_seed
+from ensemw2s.world.buckets import WORLD_VERSION
+from ensemw2s.world.corpus import documents
+from ensemw2s.world.vocabulary import CONTEXT, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXForCausalLM
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one model of the family is made.
+
+    Attributes:
+        hidden, layers, heads: shape of the GPT-NeoX model; the feed-forward width is 4 * hidden.
+        tokens: tokens trained on, padding not counted.
+        batch_tokens: tokens an optimiser step, about.
+        muon_rate: peak learning rate of the hidden matrices.
+        adam_rate: peak learning rate of embeddings, norms and biases.
+        warmup: steps of linear warm-up.
+        seed: seed of weights and text.
+        stored: dtype of the shipped weights.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    tokens: int
+    batch_tokens: int = 4096
+    muon_rate: float = 0.02
+    adam_rate: float = 2e-3
+    warmup: int = 100
+    seed: int = 1
+    stored: str = "float32"
+
+
+RECIPES = {
+    "w2s-weak": Recipe(hidden=48, layers=3, heads=4, tokens=16_000_000),
+    "w2s-strong": Recipe(hidden=128, layers=4, heads=4, tokens=20_000_000),
+    "w2s-large": Recipe(hidden=176, layers=5, heads=4, tokens=12_000_000, stored="float16"),
+}
+
+
+def build_model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> GPTNeoXForCausalLM:
+    """A freshly initialised model of the recipe's shape."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=4 * recipe.hidden,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        rotary_pct=0.5,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
+    torch.manual_seed(derive_seed(recipe.seed, "world", "weights"))
+    return GPTNeoXForCausalLM(config)
+
+
+def batches(recipe: Recipe, window: int = 40_000) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless (input ids, labels), int64 ``[batch, seq]``; padding is -100 in the labels."""
+    tokenizer = build_tokenizer()
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    stream = documents(10**12, recipe.seed)
+    shuffle = random.Random(derive_seed(recipe.seed, "world", "batches"))
+    while True:
+        encoded = tokenizer(list(islice(stream, window)))["input_ids"]
+        encoded.sort(key=len)  # stable, so the stream alone decides
+        groups: list[list[list[int]]] = [[]]
+        for ids in encoded:
+            if (len(groups[-1]) + 1) * (len(ids) + 1) > recipe.batch_tokens:
+                groups.append([])
+            groups[-1].append([*ids, end])
+        shuffle.shuffle(groups)
+        for group in groups:
+            width = max(map(len, group))
+            inputs = torch.tensor([ids + [pad] * (width - len(ids)) for ids in group])
+            labels = torch.tensor([ids + [-100] * (width - len(ids)) for ids in group])
+            yield inputs, labels
+
+
+def train(recipe: Recipe, report_every: int = 500) -> GPTNeoXForCausalLM:
+    """Pretrain by the recipe; prints a line of progress now and then."""
+    stream = batches(recipe)
+    tokenizer = build_tokenizer()
+    model = build_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id).train()
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    peaks = [recipe.muon_rate, recipe.adam_rate]
+    seen = step = 0
+    began = time.perf_counter()
+    while seen < recipe.tokens:
+        inputs, labels = next(stream)
+        scale = min(1.0, (step + 1) / recipe.warmup) * max(0.0, 1 - seen / recipe.tokens)
+        for optimiser, peak in zip(optimisers, peaks, strict=True):
+            optimiser.param_groups[0]["lr"] = peak * scale
+        # Documents are whole rows padded on the right: causal attention never looks at the padding.
+        loss = model(input_ids=inputs, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        seen += int((labels != -100).sum())
+        step += 1
+        if step % report_every == 0:
+            rate = seen / (time.perf_counter() - began)
+            print(f"step {step}  tokens {seen / 1e6:.1f} M  loss {loss.item():.3f}  {rate:,.0f} tokens/s", flush=True)
+    return model.eval()
+
+
+def main() -> None:
+    """The command line of the recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=sorted(RECIPES))
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, in Hugging Face format")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    parser.add_argument("--tokens", type=int, help="train on fewer or more tokens than the recipe says")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    recipe = RECIPES[arguments.model]
+    if arguments.tokens:
+        recipe = dataclasses.replace(recipe, tokens=arguments.tokens)
+    began = time.perf_counter()
+    model = train(recipe)
+    model.to(getattr(torch, recipe.stored)).save_pretrained(arguments.out)
+    build_tokenizer().save_pretrained(arguments.out)
+    details = {
+        "recipe": dataclasses.asdict(recipe),
+        "world_version": WORLD_VERSION,
+        "seconds": round(time.perf_counter() - began, 1),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    write_json(arguments.out / "recipe.json", details)
+
+
+if __name__ == "__main__":
+    main()
