@@ -1,0 +1,1 @@
+"""Loading models, adapters, and the built-in model zoo."""

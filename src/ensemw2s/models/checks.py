@@ -1,0 +1,109 @@
+"""Checks of a model folder that need no weights in memory, so that a bad one is refused at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.errors import ModelError
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+
+def read_model_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model folder.
+
+    Raises:
+        ModelError: missing, unreadable or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path.parent} is no model folder: it has no {path.name}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return value
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether the folder holds a PEFT adapter rather than a full model."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def check_model_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Everything that can be known of a full model from its file names and ``config.json``.
+
+    Raises:
+        ModelError: no config, an adapter folder, no safetensors weights, missing shards, own code without leave, or
+            not a causal language model.
+    """
+    if is_adapter_folder(folder):
+        raise ModelError(f"{folder} holds an adapter, not a full model: give its base model here")
+    config = read_model_json(folder / "config.json")
+    check_weights(folder)
+    check_causal(folder, config, trust_remote_code=trust_remote_code)
+
+
+def check_weights(folder: Path) -> None:
+    """The weights are there, whole, and not pickled.
+
+    Raises:
+        ModelError: none, only pickled ones, or a shard named in the index is missing.
+    """
+    if (folder / _WEIGHTS).is_file():
+        return
+    if (folder / _INDEX).is_file():
+        shards = set(read_model_json(folder / _INDEX).get("weight_map", {}).values())
+        missing = sorted(name for name in shards if not (folder / name).is_file())
+        if missing:
+            raise ModelError(f"model folder {folder} is incomplete: {missing[0]} is missing; copy or download it again")
+        return
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickled:
+        raise ModelError(
+            f"model folder {folder} has only pickled weights ({pickled[0]}), which are never read: "
+            "convert them to model.safetensors"
+        )
+    raise ModelError(f"model folder {folder} has no weights: it needs {_WEIGHTS} (or shards and {_INDEX})")
+
+
+def check_causal(folder: Path, config: dict[str, Any], *, trust_remote_code: bool) -> None:
+    """The architecture is a known decoder-only language model, or brings code that the caller trusts.
+
+    Raises:
+        ModelError: unknown type, own code without leave, or another kind of model (encoder, sequence to sequence ...).
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    kind = config.get("model_type")
+    if kind not in CAUSAL:
+        if "AutoModelForCausalLM" in config.get("auto_map", {}):
+            if trust_remote_code:
+                return
+            raise ModelError(
+                f"{folder} brings its own Python code (model type {kind!r}), which is not run by default: "
+                "read it, and pass trust_remote_code=True if you trust it"
+            )
+        raise ModelError(f"{folder} is not a causal language model that transformers knows (model type {kind!r})")
+    known = {name for names in CAUSAL.values() for name in ([names] if isinstance(names, str) else names)}
+    architectures = config.get("architectures") or []
+    # A bare "...Model" may still load where its head is tied; loading then reports missing weights, if any.
+    if architectures and not any(name in known or name.endswith("Model") for name in architectures):
+        raise ModelError(f"{folder} is a {architectures[0]}, not a causal language model")
+    if config.get("is_encoder_decoder"):
+        raise ModelError(f"{folder} is an encoder-decoder model, not a causal language model")
+
+
+def check_tokenizer_folder(folder: Path) -> None:
+    """Refuse a folder without tokenizer files.
+
+    Raises:
+        ModelError: none of the known tokenizer files is there.
+    """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"model folder {folder} has no tokenizer: it needs tokenizer.json")

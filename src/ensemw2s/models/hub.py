@@ -1,0 +1,84 @@
+"""The Hugging Face hub: one snapshot per model, the local cache first, and a quick answer when it is out of reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensemw2s.errors import ModelError, PrerequisiteError
+
+TIMEOUT_SECONDS = 10.0
+#: What a snapshot holds. No pickle; Python files only for a caller that trusts them.
+_PATTERNS = ("*.json", "model*.safetensors", "adapter_model.safetensors", "*.txt", "*.model", "*.jinja")
+
+
+def cached_snapshot(repository: str) -> Path | None:
+    """The folder of an earlier, complete download, or None.
+
+    A cached model is used as it stands, without a look at the network: the same command gives the same weights.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("config.json", "adapter_config.json"):
+        found = try_to_load_from_cache(repository, name)
+        if isinstance(found, str):
+            folder = Path(found).parent
+            if next(folder.glob("*.safetensors"), None) is not None:
+                return folder
+    return None
+
+
+def download_snapshot(repository: str, *, trust_remote_code: bool = False) -> Path:
+    """Fetch the files of one model and return their folder.
+
+    Raises:
+        PrerequisiteError: the hub cannot be reached (one attempt, no long retries).
+        ModelError: no such repository, or access is not granted, or it has no safetensors weights.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        listing = HfApi().model_info(repository, timeout=TIMEOUT_SECONDS)
+        names = [file.rfilename for file in listing.siblings or []]
+        check_listing(repository, names)
+        patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
+        return Path(snapshot_download(repository, revision=listing.sha, allow_patterns=patterns, ignore_patterns="*/*"))
+    except HFValidationError as error:
+        raise ModelError(f"'{repository}' is neither a folder nor a valid hub id (owner/name)") from error
+    except GatedRepoError as error:
+        raise ModelError(
+            f"access to '{repository}' on the hub is gated: accept its terms there and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"no model '{repository}' on the hub (or it is private: log in with `hf auth login`); "
+            "give a folder, a built-in name or a hub id"
+        ) from error
+    except (ConnectionError, TimeoutError, OSError, HfHubHTTPError) as error:
+        raise unreachable(repository, error) from error
+    except Exception as error:
+        # The HTTP client differs between hub versions (requests, httpx); its errors share this module prefix only.
+        if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "requests", "urllib3"):
+            raise unreachable(repository, error) from error
+        raise
+
+
+def check_listing(repository: str, names: list[str]) -> None:
+    """Refuse a repository without safetensors before anything large is fetched.
+
+    Raises:
+        ModelError: no safetensors file at its root.
+    """
+    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+        pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+        reason = "only pickled weights, which are never read" if pickled else "no weights"
+        raise ModelError(f"'{repository}' on the hub has {reason}: it needs safetensors files")
+
+
+def unreachable(repository: str, error: BaseException) -> PrerequisiteError:
+    """One line for a hub out of reach."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return PrerequisiteError(
+        f"cannot fetch '{repository}': the Hugging Face hub cannot be reached and the model is not in its local cache "
+        f"({reason[:160]}); go online, or give the path of a downloaded model folder"
+    )

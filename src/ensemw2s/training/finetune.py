@@ -1,0 +1,238 @@
+"""The one training loop: experts, students, ceilings and baselines all come through here."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemw2s.errors import ModelError
+from ensemw2s.seeds import derive_seed
+from ensemw2s.training.batches import FlatRows, flatten_rows, plan_epoch
+from ensemw2s.training.forward import plain_logits, short_logits, shortcut_agrees
+from ensemw2s.training.losses import LOSSES, Loss
+from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate_factor
+
+if TYPE_CHECKING:
+    from ensemw2s.data.encoding import EncodedRow
+
+#: Called after every optimiser step with (steps done, steps in all).
+Progress = Callable[[int, int], None]
+
+#: Losses are fetched from the device and looked at this often; a fetch makes an accelerator wait.
+_CHECK_EVERY = 32
+
+
+class TrainingDiverged(ModelError):
+    """The loss or the weights are no longer finite."""
+
+
+class TrainResult(NamedTuple):
+    """What a run did.
+
+    Attributes:
+        steps: optimiser steps.
+        tokens: tokens fed to the model, padding not counted.
+        answer_tokens: targets with weight above 0, over all epochs.
+        seconds: wall time.
+        losses: weighted mean loss of every step, nats a token.
+    """
+
+    steps: int
+    tokens: int
+    answer_tokens: int
+    seconds: float
+    losses: list[float]
+
+
+def fine_tune(
+    model: Any,
+    encoded: Sequence[EncodedRow],
+    settings: TrainSettings,
+    *,
+    seed: int,
+    token_weights: Tensor | None = None,
+    pad_token_id: int,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    loss: str = "cross_entropy",
+) -> TrainResult:
+    """Train the model's trainable parameters in place on weighted answer tokens.
+
+    Minimises Σ w · nll / Σ w over the rows of each optimiser step. Padding, prompt tokens and the split into
+    micro-batches change nothing. A model whose trainable weights are bfloat16 is trained with float32 copies under
+    autocast and comes back as bfloat16. The model ends in evaluation mode; torch's global generators are untouched.
+
+    Args:
+        model: a causal language model of transformers, with or without a PEFT adapter.
+        encoded: rows to train on.
+        settings: see ``TrainSettings``.
+        seed: fixes the order of rows and the dropout.
+        token_weights: float ``[token]`` over all answer tokens of ``encoded``, row after row; None is 1 everywhere.
+            Tokens of weight 0 are masked, and rows of such tokens only are skipped.
+        pad_token_id: any valid token id.
+        device: where to train; None leaves the model where it is.
+        progress: called after every step with (steps done, steps in all).
+        loss: a name in ``LOSSES``.
+
+    Raises:
+        DataError: rows or weights that cannot be trained on.
+        ConfigError: unknown loss.
+        ModelError: nothing is trainable, or float16 weights.
+        TrainingDiverged: a loss, gradient or weight is not finite.
+    """
+    start = time.perf_counter()
+    loss_function = LOSSES.get(loss)
+    rows = flatten_rows(encoded, token_weights, pad_token_id)
+    if device is not None:
+        model.to(device)
+    with _training_mode(model, settings, seed) as autocast:
+        run = _Run(model, rows, settings, seed, loss_function, autocast)
+        tokens, answer_tokens, losses = run.train(progress)
+    return TrainResult(len(losses), tokens, answer_tokens, time.perf_counter() - start, losses)
+
+
+class _Run:
+    """The loop's fixed parts, so that its steps stay short."""
+
+    def __init__(
+        self,
+        model: Any,
+        rows: FlatRows,
+        settings: TrainSettings,
+        seed: int,
+        loss_function: Loss,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+    ) -> None:
+        self.model, self.rows, self.settings, self.seed = model, rows, settings, seed
+        self.loss_function, self.autocast = loss_function, autocast
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.device = self.parameters[0].device
+        self.optimizer = make_optimizer(self.parameters, settings)
+
+    def train(self, progress: Progress | None) -> tuple[int, int, list[float]]:
+        """Run all steps; returns tokens, answer tokens and the loss of every step."""
+        rows, settings = self.rows, self.settings
+        steps, tokens, answer_tokens = count_steps(settings, len(rows)), 0, 0
+        losses: list[float] = []
+        pending: list[Tensor] = []
+        target_counts = np.diff(rows.target_offsets)
+        # The shortest and the longest row together: padding is in the probe.
+        ends = np.unique([int(rows.lengths.argmin()), int(rows.lengths.argmax())])
+        with self.autocast():
+            agrees = shortcut_agrees(self.model, rows.micro_batch(ends).to(self.device))
+        self.logits = short_logits if agrees else plain_logits
+        for step, batch in zip(range(steps), self._batches(), strict=False):
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.learning_rate * learning_rate_factor(settings, step, steps)
+            pending.append(self._step(batch))
+            tokens += int(rows.lengths[batch].sum())
+            answer_tokens += int(target_counts[batch].sum())
+            if len(pending) == _CHECK_EVERY or step + 1 == steps:
+                losses += _checked(pending, len(losses))
+                pending.clear()
+            if progress is not None:
+                progress(step + 1, steps)
+        _check_weights(self.parameters, steps)
+        return tokens, answer_tokens, losses
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        epoch = 0
+        while True:
+            yield from plan_epoch(self.rows.lengths, self.settings, self.seed, epoch)
+            epoch += 1
+
+    def _step(self, batch: np.ndarray) -> Tensor:
+        """One optimiser step; returns the mean loss and the gradient's norm, float32 ``[2]``, still on the device."""
+        size = self.settings.micro_batch_size or len(batch)
+        sums, totals = [], []
+        for start in range(0, len(batch), size):
+            micro = self.rows.micro_batch(batch[start : start + size]).to(self.device)
+            with self.autocast():
+                summed, total = self.loss_function(self.logits(self.model, micro), micro.labels, micro.weights)
+            summed.backward()
+            sums.append(summed.detach())
+            totals.append(total)
+        total = torch.stack(totals).sum()
+        norm = self._finish_gradient(total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return torch.stack([torch.stack(sums).sum() / total, norm]).float()
+
+    def _finish_gradient(self, total: Tensor) -> Tensor:
+        """Divide by the step's total weight, once, and clip; returns the norm before clipping."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) / total
+        scale = 1.0 / total
+        if self.settings.gradient_clip is not None:
+            scale = scale * (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+        return norm
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, fused where the device has that kernel."""
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    fused = all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in parameters)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=fused)
+
+
+@contextlib.contextmanager
+def _training_mode(
+    model: Any, settings: TrainSettings, seed: int
+) -> Iterator[Callable[[], contextlib.AbstractContextManager[Any]]]:
+    """Train mode, seeded dropout, float32 trainable weights; everything is put back at the end, come what may."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ModelError("the model has no trainable parameters")
+    if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
+        raise ModelError("float16 weights cannot be trained safely: use --dtype float32 or bfloat16")
+    device = trainable[0].device
+    half = [parameter for parameter in trainable if parameter.dtype == torch.bfloat16]
+    mixed = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(derive_seed(seed, "dropout"))
+        # Small updates vanish in bfloat16's 8 bits, so the weights being trained are float32 meanwhile.
+        for parameter in half:
+            parameter.data = parameter.data.float()
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+        try:
+            yield lambda: torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+        finally:
+            model.eval()
+            if settings.gradient_checkpointing:
+                model.gradient_checkpointing_disable()
+            for parameter in trainable:
+                parameter.grad = None
+            for parameter in half:
+                parameter.data = parameter.data.bfloat16()
+
+
+def _checked(pending: list[Tensor], done: int) -> list[float]:
+    """Fetch (loss, norm) pairs from the device; refuse what is not finite."""
+    values = torch.stack(pending).cpu()
+    finite = values.isfinite().all(dim=1)
+    if not finite.all():
+        step = done + int((~finite).nonzero()[0]) + 1
+        raise TrainingDiverged(
+            f"training diverged: the loss or its gradient is not finite at step {step}; lower train.learning_rate"
+        )
+    return [float(value) for value in values[:, 0]]
+
+
+def _check_weights(parameters: list[torch.nn.Parameter], steps: int) -> None:
+    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+        raise TrainingDiverged(
+            f"training diverged: a weight is not finite after {steps} steps; lower train.learning_rate"
+        )
