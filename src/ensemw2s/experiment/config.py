@@ -1,0 +1,224 @@
+"""The configuration of a run: frozen, checked at the door, unknown keys refused.
+
+Sections hold the settings classes of the rooms they configure; only `experiment`, `api` and `cli` know this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ensemw2s.boosting.rounds import BoostSettings
+from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.splits import SplitSettings
+from ensemw2s.errors import ConfigError, nearest
+from ensemw2s.models.adapters import LoraSettings
+from ensemw2s.training.settings import TrainSettings
+
+SYSTEMS = ("weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling")
+METRICS = ("exact_match", "token_accuracy", "option_accuracy")
+SystemName = Literal["weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling"]
+MetricName = Literal["exact_match", "token_accuracy", "option_accuracy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the rows come from.
+
+    Attributes:
+        source: "world" (built in), the name of a hub data set, or a file (JSONL, CSV, Parquet).
+        columns: the file's names for our columns, ``{question: prompt}``.
+        limit: at most this many rows of the source are read; None reads all.
+        pool, test_id, test_ood, validation: files of their own; ``source`` is then the labelled training file.
+        families, easy_levels, hard_levels: bands of the built-in world.
+    """
+
+    source: str = "world"
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    limit: int | None = None
+    pool: str | None = None
+    test_id: str | None = None
+    test_ood: str | None = None
+    validation: str | None = None
+    families: tuple[str, ...] = ()
+    easy_levels: tuple[int, ...] = (1, 2, 3)
+    hard_levels: tuple[int, ...] = (4, 5, 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsConfig:
+    """Which models, and how they are fine-tuned.
+
+    Attributes:
+        weak, strong: a built-in name, a Hugging Face folder, or a hub id of any causal language model.
+        weak_tuning, strong_tuning: "full" or "lora".
+        trust_remote_code: run code that comes with a model. Only ever true when written so.
+    """
+
+    weak: str = "w2s-weak"
+    strong: str = "w2s-strong"
+    weak_tuning: Literal["full", "lora"] = "full"
+    strong_tuning: Literal["full", "lora"] = "full"
+    trust_remote_code: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured.
+
+    Attributes:
+        metrics: ``option_accuracy`` is measured on the rows that have choices, and left out where none has.
+        batch_size: rows scored or decoded at once; changes speed and memory only.
+        resamples: of the bootstrap.
+        staged: also decode with the first 1..T experts.
+        examples: rows shown token by token in the report.
+    """
+
+    metrics: tuple[MetricName, ...] = METRICS
+    batch_size: int = 256
+    resamples: int = 2000
+    staged: bool = True
+    examples: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "resamples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.metrics:
+            raise ConfigError(f"evaluation.metrics is empty: name at least one of {', '.join(METRICS)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run.
+
+    Attributes:
+        preset: the preset this configuration started from.
+        seed: run seed; every random choice derives from it.
+        device: "auto", "cpu", "cuda", "cuda:0", "mps".
+        dtype: "float32", "bfloat16", "float16" or "auto".
+        rule: how the ensemble combines its experts.
+        expert: budget of every expert, boosted or uniform.
+        weak_epochs: epochs tried for the single weak expert; the best on validation is kept (its own budget).
+        student: budget of every strong model: student, student from weak, strong on easy, ceiling.
+        min_confidence: pseudo-labels below this confidence are left out of the student's training.
+        systems: what is trained and measured; ``weak`` always is.
+    """
+
+    preset: str = "quickstart"
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    data: DataConfig = DataConfig()
+    split: SplitSettings = SplitSettings()
+    format: TaskFormat = TaskFormat()
+    models: ModelsConfig = ModelsConfig()
+    lora: LoraSettings = LoraSettings()
+    boost: BoostSettings = BoostSettings()
+    rule: str = "mean"
+    expert: TrainSettings = TrainSettings()
+    weak_epochs: tuple[float, ...] = ()
+    student: TrainSettings = TrainSettings()
+    min_confidence: float = 0.0
+    systems: tuple[SystemName, ...] = SYSTEMS
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_confidence < 1:
+            raise ConfigError(f"min_confidence must lie in [0, 1), got {self.min_confidence}")
+        if any(epochs <= 0 for epochs in self.weak_epochs):
+            raise ConfigError(f"weak_epochs must all be above 0, got {list(self.weak_epochs)}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ConfigError(f"seed must fit 64 bits, got {self.seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested data, as it goes into ``results.json`` and into hashes."""
+        return plain(self)
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON data: dataclasses become mappings, tuples lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def build_config(settings: Mapping[str, Any]) -> Config:
+    """A checked configuration from nested plain data.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest one), a value of the wrong type or out of range.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    _refuse_unknown(settings, Config, "")
+    try:
+        return TypeAdapter(Config).validate_python(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{place}: {first['msg']}, got {first['input']!r}") from error
+
+
+def with_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``settings`` with every ``section.key=value`` applied; values are read as YAML.
+
+    Raises:
+        ConfigError: no ``=``, no YAML, or a key below something that is no section.
+    """
+    import yaml
+
+    result = _copy(settings)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"'{override}' is no setting: write section.key=value, say boost.rounds=6")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of '{override}' is not readable as YAML: quote it") from error
+        target = result
+        *sections, key = path.split(".")
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"'{path}': '{section}' is a value, not a section")
+        target[key] = value
+    return result
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``change`` laid over it, section by section."""
+    result = _copy(base)
+    for key, value in change.items():
+        inside = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(inside, dict)
+        result[key] = merge(inside, value) if both else _copy(value)  # type: ignore[arg-type]
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _refuse_unknown(settings: Any, kind: type, path: str) -> None:
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{path.rstrip('.') or 'the configuration'} must be a section of keys, got {settings!r}")
+    hints = get_type_hints(kind)
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key, value in settings.items():
+        if key not in known:
+            raise ConfigError(f"unknown setting '{path}{key}': {nearest(str(key), known)}")
+        section = hints[key]
+        if get_origin(section) is None and dataclasses.is_dataclass(section) and not dataclasses.is_dataclass(value):
+            _refuse_unknown(value, section, f"{path}{key}.")
+
+
+assert set(SYSTEMS) == set(get_args(SystemName))

@@ -1,0 +1,62 @@
+"""Presets: configurations by name, as YAML beside this file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.errors import ConfigError, nearest
+from ensemw2s.experiment.config import Config, build_config, merge, with_overrides
+
+
+def preset_names() -> list[str]:
+    """Names of the presets, sorted."""
+    folder = files("ensemw2s.experiment") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The preset's settings.
+
+    Raises:
+        ConfigError: no such preset; the message gives the nearest name.
+    """
+    import yaml
+
+    if name not in preset_names():
+        raise ConfigError(f"unknown preset '{name}': {nearest(name, preset_names())}")
+    text = (files("ensemw2s.experiment") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
+def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """A configuration from a YAML file, a preset's name, or (None) the preset ``quickstart``.
+
+    A file may name a ``preset`` it starts from; without one it starts from the package's plain defaults.
+
+    Raises:
+        ConfigError: no such file or preset, not YAML, or a setting that is refused.
+    """
+    settings = _read(source) if source is not None else read_preset("quickstart")
+    settings = with_overrides(settings, overrides)
+    return build_config(settings)
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    import yaml
+
+    path = Path(source)
+    if not path.is_file():
+        if str(source) in preset_names():
+            return read_preset(str(source))
+        raise ConfigError(f"no configuration file '{source}', and no preset of that name: {nearest(str(source), preset_names())}")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path} as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds no settings: write 'key: value' lines, say 'preset: quickstart'")
+    base = read_preset(settings["preset"]) if isinstance(settings.get("preset"), str) else {"preset": path.stem}
+    return merge(base, settings)

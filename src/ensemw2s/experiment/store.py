@@ -1,0 +1,109 @@
+"""The stage store: results kept under the hash of what they were made from.
+
+A stage is a function of canonical inputs. Its identity hashes the stage's name and code version, its inputs
+(settings, fingerprints of data, identities of the stages before) and what decides the floats. Its result is a
+folder, written aside and renamed, with a list of checksums written last: a folder that is there is whole.
+
+    store = Store(default_store())
+    folder = store.stage("expert", 1, {"model": ..., "rows": ...}, build)   # build(folder) runs only on a miss
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, verify_checksums, write_json
+from ensemw2s.errors import CacheError
+
+STAGE_FILE = "stage.json"
+
+
+def default_store() -> Path:
+    """``$ENSEMW2S_CACHE``, or the user's cache folder of the platform."""
+    named = os.environ.get("ENSEMW2S_CACHE")
+    if named:
+        return Path(named)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("ensemw2s")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """A finished stage.
+
+    Attributes:
+        name: the stage's name.
+        identity: SHA-256 of name, version and inputs.
+        folder: its files.
+        seconds: what building it took, when it was built.
+        reused: True where this call found it in the store.
+    """
+
+    name: str
+    identity: str
+    folder: Path
+    seconds: float
+    reused: bool
+
+
+class Store:
+    """A folder of finished stages.
+
+    Args:
+        root: the store's folder; made when first written to.
+        common: inputs that belong to every stage: what decides the floats (dtype, device type, threads, versions).
+    """
+
+    def __init__(self, root: Path, common: Mapping[str, Any] | None = None) -> None:
+        self.root = root
+        self.common = dict(common or {})
+
+    def identity(self, name: str, version: int, inputs: Mapping[str, Any]) -> str:
+        """The identity of a stage: equal exactly when name, version, inputs and numerics are."""
+        return fingerprint({"stage": name, "version": version, "inputs": inputs, "numerics": self.common})
+
+    def folder(self, name: str, identity: str) -> Path:
+        """Where a stage's result lies, whether it is there or not."""
+        return self.root / name / identity[:24]
+
+    def has(self, name: str, version: int, inputs: Mapping[str, Any]) -> bool:
+        """Whether a finished result is stored."""
+        return (self.folder(name, self.identity(name, version, inputs)) / CHECKSUMS).is_file()
+
+    def stage(
+        self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]
+    ) -> StageResult:
+        """The stored result for these inputs, built by ``build(folder)`` where there is none or it is damaged.
+
+        Raises:
+            CacheError: the store cannot be written.
+        """
+        identity = self.identity(name, version, inputs)
+        folder = self.folder(name, identity)
+        if folder.exists():
+            try:
+                verify_checksums(folder)
+                seconds = float(read_json(folder / STAGE_FILE)["seconds"])
+                return StageResult(name, identity, folder, seconds, reused=True)
+            except CacheError:
+                # Damaged results are never used: set aside and made again.
+                shutil.rmtree(folder, ignore_errors=True)
+        began = time.perf_counter()
+        try:
+            with atomic_folder(folder) as aside:
+                build(aside)
+                seconds = time.perf_counter() - began
+                record = {"stage": name, "version": version, "identity": identity, "inputs": inputs}
+                write_json(aside / STAGE_FILE, {**record, "numerics": self.common, "seconds": round(seconds, 3)})
+        except CacheError:
+            # Another process finished the same stage first: its result is as good as ours.
+            if not (folder / CHECKSUMS).is_file():
+                raise
+        return StageResult(name, identity, folder, seconds, reused=False)
