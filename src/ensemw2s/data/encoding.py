@@ -1,0 +1,195 @@
+"""Rows as token ids. The answer's tokens, its end token among them, make the flat token axis (see `shapes`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.rows import Row
+from ensemw2s.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class EncodedRow(NamedTuple):
+    """One row as tokens.
+
+    Attributes:
+        id: the row's id.
+        input_ids: prompt then answer; the last one is the end token where there is an answer.
+        prompt_length: ``input_ids[prompt_length:]`` are the answer's tokens.
+    """
+
+    id: str
+    input_ids: list[int]
+    prompt_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Encoded rows, and what the length limit did to them.
+
+    Attributes:
+        rows: in the order of the input, dropped rows missing.
+        cut: ids of the rows whose prompt was shortened from its beginning.
+        dropped: ids of the rows left out.
+    """
+
+    rows: list[EncodedRow]
+    cut: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+def encode_rows(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat, context_length: int | None) -> Encoded:
+    """Prompt, answer and end token of labelled rows.
+
+    A row whose answer alone leaves no room for one prompt token is dropped, whatever ``too_long`` says.
+
+    Raises:
+        DataError: a row without an answer, a tokenizer without an end token, or no row left.
+    """
+    end = end_token(tokenizer)
+    prompts = _prompt_ids(rows, tokenizer, task_format)
+    answers = _plain_ids([task_format.answer_text(row) for row in rows], tokenizer)
+    return _fit(rows, prompts, [[*ids, end] for ids in answers], task_format, context_length)
+
+
+def encode_prompts(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat, context_length: int | None) -> Encoded:
+    """Prompts only, with room left for ``max_new_tokens``."""
+    limit = _limit(task_format, context_length)
+    room = None if limit is None else limit - task_format.max_new_tokens
+    if room is not None and room < 1:
+        raise ConfigError(
+            f"format.max_new_tokens {task_format.max_new_tokens} leaves no room for a prompt in {limit} tokens: lower it"
+        )
+    prompts = _prompt_ids(rows, tokenizer, task_format)
+    return _fit(rows, prompts, [[] for _ in rows], dataclasses.replace(task_format, max_length=room), context_length)
+
+
+def encode_options(
+    rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat, context_length: int | None
+) -> list[list[EncodedRow]]:
+    """Every option of every row as a candidate answer; ids are ``row id`` + ``/`` + option index.
+
+    Too long prompts are cut from their beginning (a dropped option could not be compared).
+
+    Raises:
+        DataError: a row without choices, or an option longer than the context.
+    """
+    end = end_token(tokenizer)
+    cutting = dataclasses.replace(task_format, too_long="cut")
+    prompts = _prompt_ids(rows, tokenizer, task_format)
+    counts = [len(row.choices or ()) for row in rows]
+    if 0 in counts:
+        raise DataError(f"row '{rows[counts.index(0)].id}' has no choices to compare: leave it out")
+    options = [row.with_answer(c) for row in rows for c in row.choices or ()]
+    named = [dataclasses.replace(o, id=f"{row.id}/{i}") for row, k, start in _spans(rows, counts) for i, o in enumerate(options[start : start + k])]
+    answers = [[*ids, end] for ids in _plain_ids([task_format.option_text(o.answer or "") for o in options], tokenizer)]
+    repeated = [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
+    fitted = _fit(named, repeated, answers, cutting, context_length)
+    if fitted.dropped:
+        raise DataError(f"option '{fitted.dropped[0]}' alone is longer than the model's context: leave the row out")
+    return [fitted.rows[start : start + k] for _, k, start in _spans(rows, counts)]
+
+
+def _spans(rows: Sequence[Row], counts: Sequence[int]) -> list[tuple[Row, int, int]]:
+    starts = [sum(counts[:i]) for i in range(len(counts))] if len(counts) < 2 else _running(counts)
+    return list(zip(rows, counts, starts, strict=True))
+
+
+def _running(counts: Sequence[int]) -> list[int]:
+    starts, total = [], 0
+    for count in counts:
+        starts.append(total)
+        total += count
+    return starts
+
+
+def token_offsets(encoded: Sequence[EncodedRow]) -> Tensor:
+    """int64 ``[row + 1]``: row i owns the answer tokens ``offsets[i]:offsets[i + 1]`` of the flat token axis."""
+    import torch
+
+    lengths = torch.tensor([0, *(len(row.input_ids) - row.prompt_length for row in encoded)], dtype=torch.int64)
+    return lengths.cumsum(0)
+
+
+def end_token(tokenizer: Any) -> int:
+    """Id of the token that ends an answer.
+
+    Raises:
+        DataError: the tokenizer has none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise DataError("this tokenizer has no end token (eos_token), so an answer could never end: set one and save it")
+    return int(tokenizer.eos_token_id)
+
+
+def padding_token(tokenizer: Any) -> int:
+    """Id that fills padding; the end token where there is no padding token. The mask decides, never the id."""
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else end_token(tokenizer)
+
+
+def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
+    """(input ids, attention mask), int64 ``[batch, seq]``, padded on ``side`` ("left" or "right")."""
+    import torch
+
+    width = max(map(len, sequences))
+    left = side == "left"
+    ids = [([pad_token_id] * (width - len(s)) + [*s]) if left else [*s, *[pad_token_id] * (width - len(s))] for s in sequences]
+    mask = [([0] * (width - len(s)) + [1] * len(s)) if left else ([1] * len(s) + [0] * (width - len(s))) for s in sequences]
+    return torch.tensor(ids, dtype=torch.int64), torch.tensor(mask, dtype=torch.int64)
+
+
+def _limit(task_format: TaskFormat, context_length: int | None) -> int | None:
+    limits = [limit for limit in (task_format.max_length, context_length) if limit is not None]
+    return min(limits) if limits else None
+
+
+def _plain_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+
+def _prompt_ids(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat) -> list[list[int]]:
+    """Prompt tokens with the special tokens the tokenizer itself puts first (never those it puts last)."""
+    ids = _plain_ids([task_format.prompt(row, tokenizer) for row in rows], tokenizer)
+    if task_format.template == "chat":
+        return ids  # a chat template writes its own special tokens
+    start = _start_tokens(tokenizer)
+    return [[*start, *prompt] for prompt in ids] if start else ids
+
+
+def _start_tokens(tokenizer: Any) -> list[int]:
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return list(full[:start])
+    return []
+
+
+def _fit(
+    rows: Sequence[Row],
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    task_format: TaskFormat,
+    context_length: int | None,
+) -> Encoded:
+    limit = _limit(task_format, context_length)
+    kept: list[EncodedRow] = []
+    cut: list[str] = []
+    dropped: list[str] = []
+    for row, prompt, answer in zip(rows, prompts, answers, strict=True):
+        room = len(prompt) if limit is None else limit - len(answer)
+        if room < 1 or (len(prompt) > room and task_format.too_long == "drop"):
+            dropped.append(row.id)
+            continue
+        if len(prompt) > room:
+            cut.append(row.id)
+            prompt = prompt[-room:]
+        kept.append(EncodedRow(row.id, [*prompt, *answer], len(prompt)))
+    if rows and not kept:
+        raise DataError(f"all {len(rows)} rows are longer than {limit} tokens: raise format.max_length or shorten the rows")
+    return Encoded(kept, tuple(cut), tuple(dropped))

@@ -1,0 +1,203 @@
+"""Five splits by stable id: weak train, validation, pool, test ID, test OOD.
+
+Validation always comes from the side the weak experts are trained on: in weak-to-strong work nobody has labels
+for the hard side. Membership is drawn by a seeded hash of the id, and so are ties in difficulty: neither the
+order of the file nor a sort can decide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from ensemw2s.data.rows import Row
+from ensemw2s.errors import ConfigError, DataError, nearest
+from ensemw2s.seeds import unit_hash
+
+Kind = Literal["easy-to-hard", "random"]
+Unrated = Literal["drop", "easy"]
+NAMES = ("weak_train", "validation", "pool", "test_id", "test_ood")
+# Shares of a side where no counts are given: an easy side trains, validates, tests; a hard one pools, tests.
+_EASY_SHARES = {"weak_train": 0.6, "validation": 0.15, "test_id": 0.25}
+_HARD_SHARES = {"pool": 0.7, "test_ood": 0.3}
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSettings:
+    """How rows are split.
+
+    Attributes:
+        kind: "easy-to-hard" (difficulty is the axis of the shift) or "random" (all splits from all rows).
+        weak_train, validation, pool, test_id, test_ood: rows of each; None shares out what is left.
+        easy_fraction: the easier part of the rated rows is the easy side.
+        threshold: rows of at most this difficulty are easy; overrides ``easy_fraction``.
+        unrated: rows without a difficulty are left out ("drop") or kept on the easy side ("easy").
+        respect_source_split: rows the source marks as test become test rows only, the others never do.
+    """
+
+    kind: Kind = "easy-to-hard"
+    weak_train: int | None = None
+    validation: int | None = None
+    pool: int | None = None
+    test_id: int | None = None
+    test_ood: int | None = None
+    easy_fraction: float = 0.5
+    threshold: float | None = None
+    unrated: Unrated = "drop"
+    respect_source_split: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kind in (("kind", Kind), ("unrated", Unrated)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(f"unknown split.{name} {getattr(self, name)!r}: {nearest(str(getattr(self, name)), get_args(kind))}")
+        if not 0 < self.easy_fraction < 1:
+            raise ConfigError(f"split.easy_fraction must lie in (0, 1), got {self.easy_fraction}")
+        for name in NAMES:
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ConfigError(f"split.{name} must be at least 1 row, got {count}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The five splits, pairwise without a shared id, and what was counted on the way.
+
+    Attributes:
+        report: counts by what was counted, in words.
+    """
+
+    weak_train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    pool: tuple[Row, ...]
+    test_id: tuple[Row, ...]
+    test_ood: tuple[Row, ...]
+    report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def named(self) -> dict[str, tuple[Row, ...]]:
+        """The splits by name, in the order of the method."""
+        return {name: getattr(self, name) for name in NAMES}
+
+
+def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Splits:
+    """Split one set of rows.
+
+    Raises:
+        DataError: no or constant difficulty where it is the axis, a split that would be empty, or counts larger
+            than what there is.
+    """
+    easy, hard, report = _sides(rows, settings, seed)
+    if settings.kind == "random":
+        parts = _deal(easy, {**_EASY_SHARES, **_HARD_SHARES}, settings, seed, "rows")
+    else:
+        parts = _deal(easy, _EASY_SHARES, settings, seed, "easy rows")
+        parts |= _deal(hard, _HARD_SHARES, settings, seed, "hard rows")
+    return check_splits(Splits(**{name: tuple(part) for name, part in parts.items()}, report=report))
+
+
+def explicit_splits(files: Mapping[str, Sequence[Row]], seed: int, validation_fraction: float = 0.2) -> Splits:
+    """Splits from the user's own lists ``weak_train``, ``pool``, ``test_id``, ``test_ood`` and maybe ``validation``.
+
+    Without validation rows, a seeded ``validation_fraction`` of ``weak_train`` is set aside.
+    """
+    parts = {name: list(files.get(name, ())) for name in NAMES}
+    report: dict[str, Any] = {}
+    if not parts["validation"]:
+        ranked = sorted(parts["weak_train"], key=lambda row: unit_hash(seed, "split", "validation", row.id))
+        count = max(1, round(len(ranked) * validation_fraction))
+        parts["validation"], parts["weak_train"] = ranked[:count], ranked[count:]
+        report["validation rows set aside from the training file"] = count
+    return check_splits(Splits(**{name: tuple(part) for name, part in parts.items()}, report=report))
+
+
+def check_splits(splits: Splits) -> Splits:
+    """Refuse shared ids; remove from pool, training and validation what a test asks in the same words.
+
+    Raises:
+        DataError: one id in two splits, or a split that is empty (afterwards).
+    """
+    owner: dict[str, str] = {}
+    for name, rows in splits.named().items():
+        for row in rows:
+            if owner.setdefault(row.id, name) != name:
+                raise DataError(
+                    f"a {name} row has the id of a {owner[row.id]} row: '{row.id}'; a row may stand in one split only"
+                )
+    tested = {question_text(row) for row in (*splits.test_id, *splits.test_ood)}
+    report = dict(splits.report)
+    kept: dict[str, tuple[Row, ...]] = {}
+    for name in ("weak_train", "validation", "pool"):
+        rows = getattr(splits, name)
+        kept[name] = tuple(row for row in rows if question_text(row) not in tested)
+        if len(kept[name]) < len(rows):
+            report[f"{name} rows removed: the same text is in a test split"] = len(rows) - len(kept[name])
+    checked = dataclasses.replace(splits, **kept, report=report)
+    for name, rows in checked.named().items():
+        if not rows:
+            raise DataError(f"split '{name}' is empty: give more rows, or change the split settings")
+    return checked
+
+
+def question_text(row: Row) -> str:
+    """What is asked, without case and spacing: equal for a repeated question."""
+    parts = [row.question, row.context or "", *(row.choices or ())]
+    return "\x1f".join(" ".join(part.lower().split()) for part in parts)
+
+
+def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    if settings.kind == "random":
+        return list(rows), [], {}
+    rated = [row for row in rows if row.difficulty is not None]
+    report: dict[str, Any] = {}
+    if not rated:
+        raise DataError("an easy-to-hard split needs a difficulty, and no row has one: add the column, or use split.kind=random")
+    if len({row.difficulty for row in rated}) == 1:
+        raise DataError(f"every row has difficulty {rated[0].difficulty}: an easy-to-hard split needs at least two values")
+    unrated = [row for row in rows if row.difficulty is None]
+    if unrated:
+        fate = "left out" if settings.unrated == "drop" else "kept on the easy side"
+        report[f"rows without a difficulty, {fate}"] = len(unrated)
+    rank = sorted(rated, key=lambda row: (row.difficulty, unit_hash(seed, "split", "tie", row.id), row.id))
+    if settings.threshold is not None:
+        cut = sum(1 for row in rank if row.difficulty is not None and row.difficulty <= settings.threshold)
+    else:
+        cut = round(len(rank) * settings.easy_fraction)
+    easy = rank[:cut] + (unrated if settings.unrated == "easy" else [])
+    return easy, rank[cut:], report
+
+
+def _deal(
+    rows: Sequence[Row], shares: Mapping[str, float], settings: SplitSettings, seed: int, what: str
+) -> dict[str, list[Row]]:
+    ranked = sorted(rows, key=lambda row: (unit_hash(seed, "split", "deal", row.id), row.id))
+    marked = settings.respect_source_split and any(row.split == "test" for row in ranked)
+    tests = {name: share for name, share in shares.items() if name.startswith("test")}
+    if not marked:
+        return _cut(ranked, shares, settings, what)
+    others = {name: share for name, share in shares.items() if name not in tests}
+    dealt = _cut([row for row in ranked if row.split == "test"], tests, settings, f"{what} marked as test")
+    return dealt | _cut([row for row in ranked if row.split != "test"], others, settings, f"{what} not marked as test")
+
+
+def _cut(
+    ranked: Sequence[Row], shares: Mapping[str, float], settings: SplitSettings, what: str
+) -> dict[str, list[Row]]:
+    counts = {name: getattr(settings, name) for name in shares}
+    asked = sum(count for count in counts.values() if count is not None)
+    if asked > len(ranked):
+        raise DataError(
+            f"split counts {counts} ask for {asked} of {len(ranked)} {what}: lower split.{max(counts, key=lambda n: counts[n] or 0)}"
+        )
+    free = {name: shares[name] for name, count in counts.items() if count is None}
+    left = len(ranked) - asked
+    for name, share in free.items():
+        counts[name] = int(left * share / sum(free.values()))
+    parts: dict[str, list[Row]] = {}
+    start = 0
+    for name in shares:
+        count = counts[name] or 0
+        if count == 0:
+            raise DataError(f"split '{name}' would be empty: there are only {len(ranked)} {what}; give more rows")
+        parts[name] = list(ranked[start : start + count])
+        start += count
+    return parts
