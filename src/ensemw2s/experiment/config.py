@@ -103,6 +103,7 @@ class Config:
         weak_epochs: epochs tried for the single weak expert; the best on validation is kept (its own budget).
         student: budget of every strong model: student, student from weak, strong on easy, ceiling.
         min_confidence: pseudo-labels below this confidence are left out of the student's training.
+        label_by: pseudo-labels of rows with choices: "generate" an answer, or take the likeliest of the "options".
         systems: what is trained and measured; ``weak`` always is.
     """
 
@@ -121,6 +122,7 @@ class Config:
     weak_epochs: tuple[float, ...] = ()
     student: TrainSettings = TrainSettings()
     min_confidence: float = 0.0
+    label_by: Literal["generate", "options"] = "generate"
     systems: tuple[SystemName, ...] = SYSTEMS
     evaluation: EvaluationConfig = EvaluationConfig()
 

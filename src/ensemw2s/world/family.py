@@ -31,6 +31,8 @@ class Family:
         answer: ``operands -> text``.
         statements: wordings for the pretraining text. Each ends with the answer, so that the end token
             follows an answer in pretraining just as it does in fine-tuning.
+        asked: other wordings of the question, for the last part of pretraining. The wording of ``question`` itself
+            never occurs in pretraining.
         choices: options in a fixed order, for families that have them.
         errors: how a weak model errs here: "look random" or "easy to imitate".
     """
@@ -42,6 +44,7 @@ class Family:
     question: Callable[[Operands], str]
     answer: Callable[[Operands], str]
     statements: tuple[Callable[[Operands], str], ...]
+    asked: tuple[Callable[[Operands], str], ...]
     errors: str
     key: Callable[[Operands], Operands] = lambda operands: operands
     choices: Callable[[Operands], tuple[str, ...]] | None = None

@@ -51,6 +51,10 @@ FAMILIES.register("order")(
             lambda x: f"Put {_text(x)} from small to large and get {_text(tuple(sorted(x)))}",
             lambda x: f"The list {_text(x)} put in order is {_text(tuple(sorted(x)))}",
         ),
+        asked=(
+            lambda x: f"What is {_text(x)} from small to large?",
+            lambda x: f"The list {_text(x)}, put from small to large?",
+        ),
         errors="look random",
     )
 )
@@ -67,6 +71,10 @@ FAMILIES.register("reverse")(
             lambda x: f"Backwards, {_text(x)} is {_text(x[::-1])}",
             lambda x: f"Say {_text(x)} from the end and get {_text(x[::-1])}",
             lambda x: f"The list {_text(x)} backwards is {_text(x[::-1])}",
+        ),
+        asked=(
+            lambda x: f"What is {_text(x)} from the end?",
+            lambda x: f"The list {_text(x)}, said from the end?",
         ),
         errors="look random",
     )
@@ -85,6 +93,10 @@ FAMILIES.register("distinct")(
             lambda x: f"Drop the repeats in {_text(x)} and get {_distinct(x)}",
             lambda x: f"The list {_text(x)} with the repeats gone is {_distinct(x)}",
         ),
+        asked=(
+            lambda x: f"What is {_text(x)} with no repeats?",
+            lambda x: f"The list {_text(x)}, with the repeats gone?",
+        ),
         errors="easy to imitate",
     )
 )
@@ -101,6 +113,10 @@ FAMILIES.register("count")(
             lambda x: f"How often {x[0]} is in {_text(x[1:])} is {_count(x)}",
             lambda x: f"The times that {x[0]} comes in the list {_text(x[1:])} are {_count(x)}",
             lambda x: f"Of {x[0]} the list {_text(x[1:])} has this many: {_count(x)}",
+        ),
+        asked=(
+            lambda x: f"How often is {x[0]} in {_text(x[1:])}?",
+            lambda x: f"Of {x[0]}, how many has the list {_text(x[1:])}?",
         ),
         errors="easy to imitate",
     )

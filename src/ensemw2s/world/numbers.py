@@ -39,6 +39,10 @@ FAMILIES.register("add")(
             lambda x: f"What {x[0]} and {x[1]} make is {_sum(x)}",
             lambda x: f"The sum of {x[0]} and {x[1]} is {_sum(x)}",
         ),
+        asked=(
+            lambda x: f"What do {x[0]} and {x[1]} make?",
+            lambda x: f"The sum of {x[0]} and {x[1]}?",
+        ),
         errors="look random",
     )
 )
@@ -70,6 +74,10 @@ FAMILIES.register("largest")(
         statements=(
             lambda x: f"The largest of {x[0]}, {x[1]} and {x[2]} is {max(x)}",
             lambda x: f"Of {x[0]}, {x[1]} and {x[2]}, the one which is largest is {max(x)}",
+        ),
+        asked=(
+            lambda x: f"Of {x[0]}, {x[1]} and {x[2]}, which one is largest?",
+            lambda x: f"What is the largest of {x[0]}, {x[1]} and {x[2]}?",
         ),
         errors="easy to imitate",
     )
@@ -114,6 +122,10 @@ FAMILIES.register("story")(
         statements=(
             lambda x: f"{_dress(x)[0]} has {x[0]} {_dress(x)[1]}, {_steps(x, ', ')}, and then has {sum(x)}",
             lambda x: f"With {x[0]} {_dress(x)[1]} {_dress(x)[0]} {_steps(x, ', then ')} and does have {sum(x)}",
+        ),
+        asked=(
+            lambda x: f"{_dress(x)[0]} has {x[0]} {_dress(x)[1]}, then {_steps(x, ', then ')}. How many then?",
+            lambda x: f"With {x[0]} {_dress(x)[1]}, {_dress(x)[0]} {_steps(x, ', ')}. How many does {_dress(x)[0]} have?",
         ),
         errors="look random",
     )

@@ -4,12 +4,14 @@
 
 The text is streamed from a seed, batches hold documents of like length and about equally many tokens,
 hidden matrices are trained with Muon (the rest with AdamW), and the learning rate falls linearly to zero
-after a short warm-up.
+after a short warm-up. Two phases: statements alone, then statements and questions in wordings that no training
+or test row uses, so that fine-tuning has to elicit a skill and not to teach a form.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import random
 import time
@@ -36,7 +38,9 @@ class Recipe:
 
     Attributes:
         hidden, layers, heads: shape of the GPT-NeoX model; the feed-forward width is 4 * hidden.
-        tokens: tokens trained on, padding not counted.
+        tokens: tokens of the first phase (statements), padding not counted.
+        asked_tokens: tokens of the second phase, in which ``asked`` of the documents are questions with answers.
+        asked: see there.
         batch_tokens: tokens an optimiser step, about.
         muon_rate: peak learning rate of the hidden matrices.
         adam_rate: peak learning rate of embeddings, norms and biases.
@@ -49,6 +53,8 @@ class Recipe:
     layers: int
     heads: int
     tokens: int
+    asked_tokens: int
+    asked: float = 0.5
     batch_tokens: int = 4096
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
@@ -58,9 +64,9 @@ class Recipe:
 
 
 RECIPES = {
-    "w2s-weak": Recipe(hidden=48, layers=3, heads=4, tokens=16_000_000),
-    "w2s-strong": Recipe(hidden=128, layers=4, heads=4, tokens=20_000_000),
-    "w2s-large": Recipe(hidden=176, layers=5, heads=4, tokens=12_000_000, stored="float16"),
+    "w2s-weak": Recipe(hidden=48, layers=3, heads=4, tokens=16_000_000, asked_tokens=2_000_000),
+    "w2s-strong": Recipe(hidden=128, layers=4, heads=4, tokens=20_000_000, asked_tokens=6_000_000),
+    "w2s-large": Recipe(hidden=176, layers=5, heads=4, tokens=12_000_000, asked_tokens=3_000_000, stored="float16"),
 }
 
 
@@ -85,11 +91,11 @@ def build_model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> GPTNeoXF
     return GPTNeoXForCausalLM(config)
 
 
-def batches(recipe: Recipe, window: int = 40_000) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(recipe: Recipe, asked: float = 0.0, window: int = 40_000) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless (input ids, labels), int64 ``[batch, seq]``; padding is -100 in the labels."""
     tokenizer = build_tokenizer()
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    stream = documents(10**12, recipe.seed)
+    stream = documents(10**12, recipe.seed, asked)
     shuffle = random.Random(derive_seed(recipe.seed, "world", "batches"))
     while True:
         encoded = tokenizer(list(islice(stream, window)))["input_ids"]
@@ -107,23 +113,24 @@ def batches(recipe: Recipe, window: int = 40_000) -> Iterator[tuple[torch.Tensor
             yield inputs, labels
 
 
-def train(recipe: Recipe, report_every: int = 500) -> GPTNeoXForCausalLM:
-    """Pretrain by the recipe; prints a line of progress now and then."""
-    stream = batches(recipe)
-    tokenizer = build_tokenizer()
-    model = build_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id).train()
+def train(model: GPTNeoXForCausalLM, recipe: Recipe, tokens: int, asked: float, report_every: int = 500) -> None:
+    """One phase: ``tokens`` tokens of text of which ``asked`` are questions. Prints a line of progress now and then."""
+    stream = batches(recipe, asked)
+    # The second phase starts from trained weights: half the rates.
+    scale_of_phase = 0.5 if asked else 1.0
+    model.train()
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, momentum=0.95),
         torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    peaks = [recipe.muon_rate, recipe.adam_rate]
+    peaks = [scale_of_phase * recipe.muon_rate, scale_of_phase * recipe.adam_rate]
     seen = step = 0
     began = time.perf_counter()
-    while seen < recipe.tokens:
+    while seen < tokens:
         inputs, labels = next(stream)
-        scale = min(1.0, (step + 1) / recipe.warmup) * max(0.0, 1 - seen / recipe.tokens)
+        scale = min(1.0, (step + 1) / recipe.warmup) * max(0.0, 1 - seen / tokens)
         for optimiser, peak in zip(optimisers, peaks, strict=True):
             optimiser.param_groups[0]["lr"] = peak * scale
         # Documents are whole rows padded on the right: causal attention never looks at the padding.
@@ -138,7 +145,7 @@ def train(recipe: Recipe, report_every: int = 500) -> GPTNeoXForCausalLM:
         if step % report_every == 0:
             rate = seen / (time.perf_counter() - began)
             print(f"step {step}  tokens {seen / 1e6:.1f} M  loss {loss.item():.3f}  {rate:,.0f} tokens/s", flush=True)
-    return model.eval()
+    model.eval()
 
 
 def main() -> None:
@@ -147,17 +154,39 @@ def main() -> None:
     parser.add_argument("model", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, required=True, help="folder to write, in Hugging Face format")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
-    parser.add_argument("--tokens", type=int, help="train on fewer or more tokens than the recipe says")
+    parser.add_argument("--first-phase", type=Path, help="start from this finished first phase")
+    parser.add_argument("--tokens", type=int, help="train the first phase on fewer or more tokens")
+    parser.add_argument("--asked-tokens", type=int, help="the same for the second phase")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     recipe = RECIPES[arguments.model]
-    if arguments.tokens:
-        recipe = dataclasses.replace(recipe, tokens=arguments.tokens)
+    changes = {"tokens": arguments.tokens, "asked_tokens": arguments.asked_tokens}
+    recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
     began = time.perf_counter()
-    model = train(recipe)
-    model.to(getattr(torch, recipe.stored)).save_pretrained(arguments.out)
-    build_tokenizer().save_pretrained(arguments.out)
+    tokenizer = build_tokenizer()
+    if arguments.first_phase:
+        model = load_first_phase(arguments.first_phase)
+    else:
+        model = build_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+        train(model, recipe, recipe.tokens, 0.0)
+        save(model, recipe, arguments.out / "first-phase", began)
+    if recipe.asked_tokens:
+        train(model, recipe, recipe.asked_tokens, recipe.asked)
+    save(model, recipe, arguments.out, began)
+
+
+def load_first_phase(folder: Path) -> GPTNeoXForCausalLM:
+    """The model a first phase left."""
+    from transformers import GPTNeoXForCausalLM
+
+    return GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def save(model: GPTNeoXForCausalLM, recipe: Recipe, folder: Path, began: float) -> None:
+    """Write the model, its tokenizer, and how it was made."""
+    copy.deepcopy(model).to(getattr(torch, recipe.stored)).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
     details = {
         "recipe": dataclasses.asdict(recipe),
         "world_version": WORLD_VERSION,
@@ -165,7 +194,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    write_json(arguments.out / "recipe.json", details)
+    write_json(folder / "recipe.json", details)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,10 @@ FAMILIES.register("words")(
             lambda x: f"Sort {_join(x)} from a to z and get {_alphabetical(x)}",
             lambda x: f"The words {_join(x)} by the alphabet are {_alphabetical(x)}",
         ),
+        asked=(
+            lambda x: f"What is {_join(x)} from a to z?",
+            lambda x: f"The words {_join(x)}, by the alphabet?",
+        ),
         errors="look random",
     )
 )
@@ -74,6 +78,10 @@ FAMILIES.register("dates")(
         statements=(
             lambda x: f"The date {_days(x[1])} after {_date(x[0])} is {_date(x[0] + x[1])}",
             lambda x: f"What comes {_days(x[1])} after {_date(x[0])} is {_date(x[0] + x[1])}",
+        ),
+        asked=(
+            lambda x: f"What comes {_days(x[1])} after {_date(x[0])}?",
+            lambda x: f"The date {_days(x[1])} after {_date(x[0])}?",
         ),
         errors="easy to imitate",
     )
@@ -130,6 +138,10 @@ FAMILIES.register("facts")(
         statements=(
             lambda x: f"The oldest of {x[0]}, {x[1]} and {x[2]} is {_oldest(x)}",
             lambda x: f"Of {x[0]}, {x[1]} and {x[2]}, the one who is oldest is {_oldest(x)}",
+        ),
+        asked=(
+            lambda x: f"Of {x[0]}, {x[1]} and {x[2]}, who is oldest?",
+            lambda x: f"Which of {x[0]}, {x[1]} and {x[2]} is oldest?",
         ),
         errors="easy to imitate",
     )

@@ -1,0 +1,81 @@
+"""Fingerprints: what a result was made from, in a form that can be hashed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemw2s.artifacts import file_sha256, fingerprint
+from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.rows import Row
+from ensemw2s.models.loading import model_folder
+
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_NOT_THE_MODEL = {"recipe.json", "skills.json", "checksums.json", "stage.json"}
+
+
+@functools.cache
+def model_fingerprint(name: str, trust_remote_code: bool = False) -> str:
+    """SHA-256 over the names and bytes of a model folder's weights, configuration and tokenizer."""
+    folder = model_folder(name, trust_remote_code=trust_remote_code)
+    files = {path.name: path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_THE_MODEL}
+    return fingerprint({name: file_sha256(path) for name, path in files.items()})
+
+
+def rows_fingerprint(rows: Sequence[Row], *, answers: bool) -> str:
+    """SHA-256 of what the rows ask, and with ``answers`` of what they answer."""
+    return fingerprint(
+        [[r.id, r.question, r.context, list(r.choices) if r.choices else None, r.answer if answers else None] for r in rows]
+    )
+
+
+def tensor_fingerprint(tensor: Tensor | None) -> str | None:
+    """SHA-256 of a tensor's dtype, shape and bytes."""
+    if tensor is None:
+        return None
+    head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
+    return hashlib.sha256(head + tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def reading_format(task_format: TaskFormat) -> dict[str, Any]:
+    """The part of a task format that decides tokens; how answers are compared is no part of it."""
+    values = task_format.to_dict()
+    return {name: values[name] for name in ("template", "show_choices", "max_length", "too_long")}
+
+
+def numerics(device: torch.device, dtype: str) -> dict[str, Any]:
+    """What decides the floats besides the inputs."""
+    import transformers
+
+    return {
+        "device": device.type,
+        "dtype": dtype,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the program and of what its numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("ensemw2s", "torch", "transformers", "peft", "tokenizers", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def file_fingerprint(path: str) -> str:
+    """SHA-256 of a data file."""
+    return file_sha256(Path(path))

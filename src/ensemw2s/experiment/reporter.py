@@ -1,0 +1,23 @@
+"""What a run tells while it works. The command line draws it; a library call stays silent."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+Progress = Callable[[int, int], None]
+
+
+class Reporter:
+    """The silent reporter, and the base of the others."""
+
+    @contextlib.contextmanager
+    def working(self, title: str, unit: str) -> Iterator[Progress]:
+        """A piece of work with a progress bar: the block calls ``progress(done, total)``."""
+        yield lambda done, total: None
+
+    def finished(self, title: str, seconds: float, reused: bool) -> None:
+        """One stage is finished, or was found finished."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
