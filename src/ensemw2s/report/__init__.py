@@ -1,0 +1,1 @@
+"""Reads a finished run's ``results.json``, and nothing else, and shows it to people."""

@@ -1,0 +1,117 @@
+"""How systems, splits and numbers are named and written, the same in every table and plot."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class System(NamedTuple):
+    """A system's plain name, its colour and its marker; both stay the same in every plot."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+# Okabe and Ito's palette, told apart with every common colour blindness; each system has its own marker as well.
+SYSTEMS = {
+    "weak": System("weak expert", "#56b4e9", "o"),
+    "ensemble": System("ensemble", "#0072b2", "s"),
+    "uniform": System("uniform ensemble", "#cc79a7", "D"),
+    "student": System("student", "#d55e00", "^"),
+    "student_from_weak": System("student of weak", "#e69f00", "v"),
+    "strong_on_easy": System("strong on easy", "#009e73", "P"),
+    "ceiling": System("ceiling", "#1b1f24", "*"),
+}
+_SPARE = ("#7a5195", "#8c6d31", "#5f7f7f", "#9c4f4f")
+
+MEANINGS = {
+    "weak": "one weak model, fine-tuned on the labelled easy questions",
+    "ensemble": "boosted weak experts, mixed token by token; the student's teacher",
+    "uniform": "as many weak experts with different seeds, all of equal weight",
+    "student": "the strong model, trained on the ensemble's labels of the hard pool",
+    "student_from_weak": "the strong model, trained on the single weak expert's labels",
+    "strong_on_easy": "the strong model, trained on the labelled easy questions",
+    "ceiling": "the strong model, trained on the right answers of the hard pool",
+}
+
+SPLITS = {"test_id": "test ID (easy)", "test_ood": "test OOD (hard)", "validation": "validation (easy)"}
+METRICS = {"exact_match": "exact match", "token_accuracy": "token accuracy", "option_accuracy": "option accuracy"}
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def system(name: str) -> System:
+    """Name and look of a system; one that is not known gets a spare colour that depends on its name only."""
+    if name in SYSTEMS:
+        return SYSTEMS[name]
+    return System(plain(name), _SPARE[sum(name.encode()) % len(_SPARE)], "X")
+
+
+def split_label(name: str) -> str:
+    """A split's name for people."""
+    return SPLITS.get(name, plain(name))
+
+
+def metric_label(name: str) -> str:
+    """A metric's name for people."""
+    return METRICS.get(name, plain(name))
+
+
+def plain(name: str) -> str:
+    """``test_far`` to ``test far``."""
+    return name.replace("_", " ")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be written as a number; None, text, booleans and template gaps cannot."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def number(value: Any, digits: int = 2, sign: bool = False) -> str:
+    """A number with a true minus, or a dash where there is none."""
+    if not is_number(value):
+        return DASH
+    text = f"{value:{'+' if sign else ''},.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """0.5812 to ``58.1``; the unit stands in the heading."""
+    return number(100 * value, digits) if is_number(value) else DASH
+
+
+def points(value: Any, digits: int = 1) -> str:
+    """A difference of two shares in percentage points with its sign: 0.031 to ``+3.1``."""
+    return number(100 * value, digits, sign=True) if is_number(value) else DASH
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as people write them: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if not is_number(seconds):
+        return DASH
+    whole = round(seconds)
+    if whole < 10:
+        return f"{seconds:.1f}{SPACE}s"
+    if whole < 60:
+        return f"{whole}{SPACE}s"
+    if whole < 3600:
+        return f"{whole // 60}{SPACE}min {whole % 60}{SPACE}s"
+    return f"{whole // 3600}{SPACE}h {whole % 3600 // 60}{SPACE}min"
+
+
+def megabytes(value: Any) -> str:
+    """Memory in MB, or GB where that is shorter."""
+    if not is_number(value):
+        return DASH
+    return f"{value / 1000:.1f}{SPACE}GB" if value >= 1000 else f"{value:.0f}{SPACE}MB"
+
+
+def visible(text: Any) -> str:
+    """A token's text with its blanks made visible."""
+    shown = str(text).replace(" ", "\N{OPEN BOX}").replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
+    return shown.replace("\t", "\N{RIGHTWARDS ARROW TO BAR}") or "\N{EMPTY SET}"
