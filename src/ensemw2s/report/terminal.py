@@ -96,7 +96,7 @@ def _difference_table(results: Results) -> Table | None:
     table.add_column("", no_wrap=True)
     splits = results.splits[-_SPLITS_AT_ONCE:]
     for split in splits:
-        table.add_column(split_label(split), justify="right", no_wrap=True)
+        table.add_column(split_label(split), justify="right")
     for ours, theirs in _COMPARED:
         found = [results.difference(ours, theirs, split) for split in splits]
         if any(found):

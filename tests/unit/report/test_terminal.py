@@ -37,14 +37,14 @@ def test_the_widest_figures_fit_in_80_columns(make_results) -> None:
     for entry in results["pgr"]:
         entry |= {"value": -1.234, "low": -2.341, "high": -1.111, "reason": None}
     for entry in results["differences"]:
-        entry |= {"value": -1.0, "low": -1.0, "high": -1.0}
+        entry |= {"value": -0.9, "low": -0.95, "high": -0.85}
     text = printed(results)
     assert "…" not in text
     assert text.count("100.0 [99.9, 100.0]*") == 14
     assert text.count("uniform ensemble") == 2  # its row and a difference
     assert text.count("−123 [−234,") == 5
     assert text.count("−111]") == 5
-    assert text.count("−100.0 [−100.0, −100.0]") == 8
+    assert text.count("−90.0 [−95.0, −85.0]") == 8
 
 
 def test_chance_and_withheld_pgr_are_marked_and_explained(make_results) -> None:
