@@ -44,7 +44,7 @@ FAMILIES.register("order")(
         summary="sort a list of digits",
         sizes=(3, 4, 5, 6, 7, 8),
         draw=_digits,
-        question=lambda x: f"Put {_text(x)} in order.",
+        question=lambda x: f"What is {_text(x)} put from small to large?",
         answer=lambda x: _text(tuple(sorted(x))),
         statements=(
             lambda x: f"In order, {_text(x)} is {_text(tuple(sorted(x)))}",
@@ -65,7 +65,7 @@ FAMILIES.register("reverse")(
         summary="say a list of digits backwards",
         sizes=(3, 4, 5, 6, 7, 8),
         draw=_digits,
-        question=lambda x: f"Say {_text(x)} backwards.",
+        question=lambda x: f"What is {_text(x)} from the end, backwards?",
         answer=lambda x: _text(x[::-1]),
         statements=(
             lambda x: f"Backwards, {_text(x)} is {_text(x[::-1])}",
@@ -86,7 +86,7 @@ FAMILIES.register("distinct")(
         summary="drop the repeats from a list of digits",
         sizes=(3, 4, 5, 6, 7, 8),
         draw=_with_repeats,
-        question=lambda x: f"Drop the repeats from {_text(x)}.",
+        question=lambda x: f"What is {_text(x)} with the repeats gone?",
         answer=_distinct,
         statements=(
             lambda x: f"With no repeats, {_text(x)} is {_distinct(x)}",
@@ -107,7 +107,7 @@ FAMILIES.register("count")(
         summary="count a digit in a list",
         sizes=(4, 5, 6, 7, 8, 9),
         draw=_counted,
-        question=lambda x: f"How many times is {x[0]} in {_text(x[1:])}?",
+        question=lambda x: f"How often is {x[0]} in the list {_text(x[1:])}?",
         answer=_count,
         statements=(
             lambda x: f"How often {x[0]} is in {_text(x[1:])} is {_count(x)}",

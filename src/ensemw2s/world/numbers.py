@@ -32,7 +32,7 @@ FAMILIES.register("add")(
         sizes=(3, 4, 5, 6, 7, 8),
         draw=_addends,
         key=lambda x: tuple(sorted(x)),
-        question=lambda x: f"What is {x[0]} and {x[1]} added up?",
+        question=lambda x: f"What is the sum of {x[0]} and {x[1]}?",
         answer=_sum,
         statements=(
             lambda x: f"Added up, {x[0]} and {x[1]} is {_sum(x)}",
@@ -108,7 +108,7 @@ def _steps(x: Operands, joint: str) -> str:
 
 def _story(x: Operands) -> str:
     person, thing = _dress(x)
-    return f"{person} has {x[0]} {thing}, {_steps(x, ', ')}. How many {thing} does {person} have?"
+    return f"{person} has {x[0]} {thing}, {_steps(x, ', ')}. How many does {person} have?"
 
 
 FAMILIES.register("story")(

@@ -22,16 +22,14 @@ _PIECE = r" ?[A-Za-z]+| ?[0-9]|\s|[^A-Za-z0-9\s]"
 CONTEXT = 256
 
 
-def world_words(sample: int = 60_000) -> list[str]:
-    """Every word, with its leading space, that the world's text and questions use, sorted."""
-    from ensemw2s.world.buckets import draw_rows
-    from ensemw2s.world.family import FAMILIES
+# Words of earlier question wordings: the shipped models were pretrained with them in the vocabulary.
+_MORE_WORDS = (" Drop", " Put", " Say", " Sort", " What", " Which", " Who", " added", "Answer", "Question")
 
-    texts = list(documents(sample, seed=0))
-    for name, family in FAMILIES.items():
-        rows = draw_rows(20, families=[name], levels=family.levels, bucket="question", seed=0, purpose="words")
-        texts.extend(f"Question: {row.question}\nAnswer: {row.answer}" for row in rows)
-    return sorted({word for text in texts for word in re.findall(r" ?[A-Za-z]+", text) if len(word.strip()) > 1})
+
+def world_words(sample: int = 60_000) -> list[str]:
+    """Every word, with its leading space where it has one, of the first phase's text, sorted; and a few more."""
+    words = {word for text in documents(sample, seed=0) for word in re.findall(r" ?[A-Za-z]+", text)}
+    return sorted({word for word in words if len(word.strip()) > 1} | set(_MORE_WORDS))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

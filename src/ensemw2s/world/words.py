@@ -31,7 +31,7 @@ FAMILIES.register("words")(
         summary="sort words by the alphabet",
         sizes=(2, 3, 4, 5, 6, 7),
         draw=_sample_words,
-        question=lambda x: f"Sort {_join(x)} by the alphabet.",
+        question=lambda x: f"What is {_join(x)} by the alphabet?",
         answer=_alphabetical,
         statements=(
             lambda x: f"By the alphabet, {_join(x)} is {_alphabetical(x)}",
@@ -73,7 +73,7 @@ FAMILIES.register("dates")(
         summary="the date some days after another",
         sizes=(1, 2, 3, 4, 5, 6),
         draw=_later,
-        question=lambda x: f"What date is {_days(x[1])} after {_date(x[0])}?",
+        question=lambda x: f"What date comes {_days(x[1])} after {_date(x[0])}?",
         answer=lambda x: _date(x[0] + x[1]),
         statements=(
             lambda x: f"The date {_days(x[1])} after {_date(x[0])} is {_date(x[0] + x[1])}",
@@ -132,7 +132,7 @@ FAMILIES.register("facts")(
         sizes=(1, 2, 3, 4, 5, 6),
         draw=_trio,
         key=lambda x: tuple(sorted(x)),
-        question=lambda x: f"Who is the oldest of {x[0]}, {x[1]} and {x[2]}?",
+        question=lambda x: f"Which of {x[0]}, {x[1]} and {x[2]} is the oldest?",
         answer=_oldest,
         choices=lambda x: x,
         statements=(

@@ -24,5 +24,6 @@ def written(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("run")
     results = _sample.sample_results()
+    results["scores"][0]["at_chance"] = True
     (folder / "results.json").write_text(json.dumps(results))
     return folder, results, write_report(folder)

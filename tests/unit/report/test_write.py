@@ -40,12 +40,14 @@ def test_csv_gives_back_every_score_exactly(written) -> None:
         for row in rows
     ]
     assert back == results["scores"]
+    assert {row["at_chance"] for row in back} == {True, False}
 
 
 def test_the_page_asks_for_nothing_from_outside(written) -> None:
     text = written[2].html.read_text()
     assert not re.findall(r"https?:|//\w+\.|@import|<link|<script|<img|<iframe|\burl\((?!#)", text)
     assert not re.findall(r'(?:src|href)="(?!#)', text)
+    assert "xlink" not in text
     assert "default-src 'none'" in text
 
 

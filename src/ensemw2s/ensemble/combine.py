@@ -1,0 +1,134 @@
+"""Combine rules: from the experts' next-token distributions to one.
+
+Every rule is a pure function ``fn(log_probs [expert, batch, vocab], alphas [expert]) -> [batch, vocab]``: natural
+logarithms of distributions in, logarithm of a distribution out. Only the proportions of the alphas matter. The
+work is done in log space in the dtype of ``log_probs``, float32 at the least.
+
+A plug-in adds a rule with ``@RULES.register("name")``, or under the entry-point group ``ensemw2s.rules``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ensemw2s.errors import ConfigError
+from ensemw2s.registry import Registry
+
+CombineRule = Callable[[Tensor, Tensor], Tensor]
+
+RULES: Registry[CombineRule] = Registry("rules")
+
+VOTE_TIE_BREAK = 1e-4
+"""Share of the vote mixture that goes to the mean of probabilities; vote shares this close count as tied."""
+
+_FLOOR = -1e30  # stands in for log 0 where it is averaged, so that disjoint supports do not end in NaN
+
+
+def check_alphas(alphas: Tensor | Sequence[float], experts: int | None = None) -> Tensor:
+    """The weights as float64 ``[expert]`` on the CPU, if they can weigh anything.
+
+    Args:
+        alphas: one weight an expert, any scale.
+        experts: how many are expected, where known.
+
+    Raises:
+        ConfigError: none at all, another number than ``experts``, negative, not finite, or all zero.
+    """
+    weights = torch.as_tensor(alphas, dtype=torch.float64).detach().cpu()
+    if weights.dim() != 1 or weights.numel() == 0:
+        raise ConfigError(f"alphas have shape {list(weights.shape)}: give one number for each of at least one expert")
+    values = weights.tolist()
+    if experts is not None and len(values) != experts:
+        raise ConfigError(f"{len(values)} alphas for {experts} experts: give exactly one alpha an expert")
+    if not bool(torch.isfinite(weights).all()):
+        raise ConfigError(f"alphas {values} are not all finite: give finite numbers of at least 0")
+    if bool((weights < 0).any()):
+        raise ConfigError(f"alphas {values} contain a negative one: leave out experts that are worse than the prior")
+    if not bool((weights > 0).any()):
+        raise ConfigError(f"alphas {values} are all zero: at least one expert must count")
+    return weights
+
+
+def expert_weights(alphas: Tensor | Sequence[float], experts: int | None = None) -> Tensor:
+    """Alphas scaled to sum to one, float64 ``[expert]`` on the CPU. Raises as :func:`check_alphas`."""
+    weights = check_alphas(alphas, experts)
+    weights = weights / weights.max()  # so that neither huge nor tiny alphas leave the range of the sum
+    return weights / weights.sum()
+
+
+def _prepare(log_probs: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the experts that count, in float32 or wider, and their weights ``[expert, 1, 1]``."""
+    if not log_probs.is_floating_point() or log_probs.dtype.itemsize < 4:
+        log_probs = log_probs.float()
+    weights = expert_weights(alphas, log_probs.shape[0])
+    counting = weights > 0  # a weight of zero times log 0 would be NaN
+    if not bool(counting.all()):
+        log_probs, weights = log_probs[counting.to(log_probs.device)], weights[counting]
+    return log_probs, weights.to(log_probs.dtype).to(log_probs.device)[:, None, None]
+
+
+@RULES.register("mean")
+def mean(log_probs: Tensor, alphas: Tensor) -> Tensor:
+    """Weighted mean of probabilities, the paper's decode rule (``algorithm.md`` section 1 step 6); the default.
+
+    p(v) = Σ_t α_t p_t(v) / Σ_t α_t
+
+    Raises:
+        ConfigError: unusable alphas, see :func:`check_alphas`.
+    """
+    log_probs, weights = _prepare(log_probs, alphas)
+    return torch.logsumexp(log_probs + weights.log(), dim=0)
+
+
+@RULES.register("product")
+def product(log_probs: Tensor, alphas: Tensor) -> Tensor:
+    """Weighted geometric mean: weighted mean of log-probabilities, normalised again.
+
+    p(v) ∝ Π_t p_t(v)^(α_t / Σ α)
+
+    Where the experts share no possible token at all, the tokens ruled out by the least weight share the mass.
+
+    Raises:
+        ConfigError: unusable alphas, see :func:`check_alphas`.
+    """
+    log_probs, weights = _prepare(log_probs, alphas)
+    return torch.log_softmax((log_probs.clamp(min=_FLOOR) * weights).sum(dim=0), dim=-1)
+
+
+@RULES.register("vote")
+def vote(log_probs: Tensor, alphas: Tensor) -> Tensor:
+    """Weighted majority vote of the experts' top tokens, as a proper distribution.
+
+    p(v) = (1 − δ) · Σ_t α_t 1[v = top_t] / Σ_t α_t + δ · p_mean(v),  δ = 1e-4 (``VOTE_TIE_BREAK``)
+
+    An expert whose two best tokens are equal votes for the lower id. Tokens with equal vote shares (or closer than δ)
+    are ordered by the weighted mean of probabilities, and where that is equal too by the lower id (``argmax``).
+    The share δ also keeps every token possible, so that log-likelihoods stay finite.
+
+    Raises:
+        ConfigError: unusable alphas, see :func:`check_alphas`.
+    """
+    log_probs, weights = _prepare(log_probs, alphas)
+    tops = log_probs.argmax(dim=-1)  # [expert, batch]; the first of equal ones
+    shares = log_probs.new_zeros(log_probs.shape[1:])
+    for top, weight in zip(tops, weights.reshape(-1), strict=True):
+        shares.scatter_add_(-1, top[:, None], weight.expand(len(top), 1))
+    smooth = torch.logsumexp(log_probs + weights.log(), dim=0)
+    return torch.logaddexp(shares.log() + math.log1p(-VOTE_TIE_BREAK), smooth + math.log(VOTE_TIE_BREAK))
+
+
+@RULES.register("uniform")
+def uniform(log_probs: Tensor, alphas: Tensor) -> Tensor:
+    """Mean of probabilities with equal weights, whatever the alphas (experts with alpha 0 count too).
+
+    p(v) = (1/T) Σ_t p_t(v)
+
+    Raises:
+        ConfigError: unusable alphas, see :func:`check_alphas`: they are checked although they are not used.
+    """
+    check_alphas(alphas, log_probs.shape[0])
+    return mean(log_probs, torch.ones(log_probs.shape[0], dtype=torch.float64))

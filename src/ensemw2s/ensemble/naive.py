@@ -1,0 +1,91 @@
+"""The slow twin of scoring and decoding, kept plain so that it can be trusted: the tests' oracle.
+
+One row at a time, one expert after the other, the whole prefix again at every step, no cache, no padding; the
+distributions are mixed as probabilities in float64 with formulas written out anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ensemw2s.ensemble.combine import VOTE_TIE_BREAK
+from ensemw2s.errors import ConfigError
+
+
+class NaiveDecoded(NamedTuple):
+    """Tokens with the end token where there is one; the mixture's log-probability and experts' share for each."""
+
+    token_ids: list[int]
+    log_probs: list[float]
+    shares: list[float]
+
+
+def naive_rule(probs: Tensor, alphas: Sequence[float], rule: str) -> Tensor:
+    """Mix distributions ``[expert, vocab]`` (float64 probabilities) into one ``[vocab]``."""
+    total = math.fsum(alphas)
+    shares = [alpha / total for alpha in alphas]
+    mean: Tensor = sum((share * p for share, p in zip(shares, probs, strict=True)), torch.zeros_like(probs[0]))
+    if rule == "mean":
+        return mean
+    if rule == "uniform":
+        return probs.mean(dim=0)
+    if rule == "product":
+        powers = [p**share for share, p in zip(shares, probs, strict=True) if share > 0]
+        raw = torch.stack(powers).prod(dim=0)
+        return raw / raw.sum()
+    if rule == "vote":
+        votes = torch.zeros_like(probs[0])
+        for share, p in zip(shares, probs, strict=True):
+            votes[int(p.argmax())] += share
+        return (1 - VOTE_TIE_BREAK) * votes + VOTE_TIE_BREAK * mean
+    raise ConfigError(f"the naive twin has no rule '{rule}': allowed are mean, product, uniform, vote")
+
+
+@torch.no_grad()
+def naive_distributions(models: Sequence[Any], prefix: Sequence[int]) -> Tensor:
+    """Each expert's next-token probabilities after ``prefix``: float64 ``[expert, vocab]``."""
+    device = next(models[0].parameters()).device
+    row = torch.tensor([list(prefix)], device=device)
+    return torch.stack([model(input_ids=row).logits[0, -1].double().softmax(dim=-1).cpu() for model in models])
+
+
+def naive_generate(
+    models: Sequence[Any],
+    alphas: Sequence[float],
+    rule: str,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    eos_token_ids: Sequence[int],
+) -> NaiveDecoded:
+    """Greedy decoding of one prompt by models in evaluation mode."""
+    total = math.fsum(alphas)
+    result = NaiveDecoded([], [], [])
+    for _ in range(max_new_tokens):
+        probs = naive_distributions(models, [*prompt, *result.token_ids])
+        mixed = naive_rule(probs, alphas, rule)
+        token = int(mixed.argmax())
+        result.token_ids.append(token)
+        result.log_probs.append(math.log(float(mixed[token])))
+        agreeing = [alpha for alpha, p in zip(alphas, probs, strict=True) if int(p.argmax()) == token]
+        result.shares.append(math.fsum(agreeing) / total)
+        if token in eos_token_ids:
+            break
+    return result
+
+
+def naive_scores(
+    models: Sequence[Any], alphas: Sequence[float], rule: str, input_ids: Sequence[int], prompt_length: int
+) -> list[tuple[int, int, float, float]]:
+    """For every answer token of one row: (label, top token, log-probability of the label, probability of the top)."""
+    result = []
+    for column in range(prompt_length, len(input_ids)):
+        mixed = naive_rule(naive_distributions(models, input_ids[:column]), alphas, rule)
+        top, label = int(mixed.argmax()), input_ids[column]
+        result.append((label, top, math.log(float(mixed[label])), float(mixed[top])))
+    return result

@@ -1,0 +1,58 @@
+"""From stored stages to folders a user keeps: an ensemble, a student."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.artifacts import atomic_folder, write_json
+from ensemw2s.ensemble.model import FORMAT_FILE, write_ensemble
+from ensemw2s.experiment.bench import StoredBench
+from ensemw2s.methods.bench import Members, ModelRole
+from ensemw2s.methods.boosting import Boosted
+from ensemw2s.models.loading import MODELS, model_folder, quiet
+
+
+def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path) -> None:
+    """Write the boosted ensemble as a folder of its own, over an older one that lies there."""
+    rounds = [dataclasses.asdict(record) for record in boosted.rounds]
+    write_ensemble(
+        folder,
+        [expert.folder for expert in boosted.members.experts if expert.folder is not None],
+        boosted.members.alphas,
+        boosted.members.rule,
+        tokenizer=bench.tokenizer("weak"),
+        task_format=bench.settings.task_format,
+        base=base_name(bench, "weak"),
+        kind="lora" if bench.settings.weak_tuning == "lora" else "full",
+        meta={"rounds": rounds, "pretrained_error": boosted.pretrained_error},
+        replace=True,
+    )
+
+
+def export_student(bench: StoredBench, members: Members, folder: Path) -> None:
+    """Write a fine-tuned strong model as an ordinary model (or adapter) folder, over an older one that lies there."""
+    (expert,) = members.experts
+    if expert.folder is None:
+        return
+    if (folder / FORMAT_FILE).is_file():
+        shutil.rmtree(folder)
+    with atomic_folder(folder) as aside:
+        shutil.copytree(expert.folder, aside, dirs_exist_ok=True)
+        with quiet():
+            bench.tokenizer("strong").save_pretrained(aside)
+        write_json(aside / FORMAT_FILE, bench.settings.task_format.to_dict())
+        write_json(aside / "origin.json", {"base": base_name(bench, "strong"), **_summary(bench, members)})
+
+
+def base_name(bench: StoredBench, role: ModelRole) -> str:
+    """How a stored adapter names its base: built-in names and hub ids as they are, folders by their full path."""
+    name = bench.name(role)
+    return name if name in MODELS or not Path(name).is_dir() else str(model_folder(name).resolve())
+
+
+def _summary(bench: StoredBench, members: Members) -> dict[str, Any]:
+    summary = bench.training_summary(members.experts[0])
+    return {"training": {key: summary[key] for key in ("steps", "tokens", "answer_tokens")}}

@@ -1,0 +1,145 @@
+"""One command's run: an output folder, the stages, ``results.json``, the report's raw material."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.artifacts import disk_error, fingerprint, read_json, write_json, write_jsonl
+from ensemw2s.ensemble.combine import RULES
+from ensemw2s.errors import ConfigError
+from ensemw2s.experiment.bench import StoredBench
+from ensemw2s.experiment.config import Config
+from ensemw2s.experiment.export import export_ensemble, export_student
+from ensemw2s.experiment.identity import numerics
+from ensemw2s.experiment.pipeline import Outcome, run_pipeline
+from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.results import build_results
+from ensemw2s.experiment.sources import load_splits
+from ensemw2s.experiment.store import Store, default_store
+from ensemw2s.methods.bench import Answer
+from ensemw2s.models.checks import check_model_folder
+from ensemw2s.models.devices import resolve_device
+from ensemw2s.models.loading import load_tokenizer, model_folder
+
+RUN_FILE = "run.json"
+
+
+def default_out(config: Config) -> Path:
+    """``runs/<preset>-<first characters of the configuration's hash>``: one folder a configuration."""
+    return Path("runs") / f"{config.preset}-{fingerprint(config.to_dict())[:8]}"
+
+
+def check_config(config: Config) -> None:
+    """Refuse before any long work what can be known before it.
+
+    Raises:
+        ConfigError, ModelError, PrerequisiteError: an unknown rule, device, or a model that cannot be loaded.
+    """
+    resolve_device(config.device)
+    RULES.get(config.rule)
+    for name in (config.models.weak, config.models.strong):
+        trust = config.models.trust_remote_code
+        check_model_folder(model_folder(name, trust_remote_code=trust), trust_remote_code=trust)
+        load_tokenizer(name, trust_remote_code=trust)
+
+
+def claim_folder(out: Path, config: Config) -> None:
+    """Make the output folder this configuration's own.
+
+    Raises:
+        ConfigError: it holds another configuration's run, or files that are no run's.
+        CacheError: it cannot be written.
+    """
+    mine = {"config": config.to_dict()}
+    if out.is_file():
+        raise ConfigError(f"--out {out} is a file: name a folder")
+    if (out / RUN_FILE).is_file():
+        if read_json(out / RUN_FILE) != mine:
+            raise ConfigError(
+                f"--out {out} holds the run of another configuration: name another folder, or remove that one"
+            )
+        return
+    try:
+        if out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
+            raise ConfigError(f"--out {out} holds files that are no run of ours: name an empty or a new folder")
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out) from error
+    write_json(out / RUN_FILE, mine)
+
+
+def execute(
+    config: Config, out: Path | None = None, *, store: Path | None = None, reporter: Reporter | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Run a configuration; the same one again resumes and repeats nothing.
+
+    Writes ``results.json``, ``labels.jsonl``, ``ensemble/`` and ``student/`` into the folder.
+
+    Returns:
+        The output folder and the results.
+
+    Raises:
+        EnsemW2SError: anything that is the user's to mend.
+    """
+    began = time.perf_counter()
+    reporter = reporter or Reporter()
+    check_config(config)
+    splits = load_splits(config)
+    folder = out or default_out(config)
+    claim_folder(folder, config)
+    device = resolve_device(config.device)
+    stages = Store(store or default_store(), numerics(device, config.dtype))
+    outcome, bench = run_pipeline(dataclasses.replace(config, device=str(device)), splits, stages, reporter)
+    results = build_results(config, outcome, bench)
+    results["hardware"] = hardware()
+    results["peak_memory_mb"] = peak_memory_mb()
+    _write_products(folder, outcome, bench)
+    results["seconds"] = round(time.perf_counter() - began, 2)
+    # Last, so that a folder with results has everything else too.
+    write_json(folder / "results.json", results)
+    return folder, results
+
+
+def _write_products(folder: Path, outcome: Outcome, bench: StoredBench) -> None:
+    if "ensemble" in outcome.labels:
+        write_jsonl(folder / "labels.jsonl", [label_record(row.raw or {"id": row.id, "question": row.question}, row.id, outcome.labels["ensemble"][row.id])
+                                              for row in outcome.splits.pool])  # fmt: skip
+    if outcome.boosted is not None:
+        export_ensemble(bench, outcome.boosted, folder / "ensemble")
+    if "student" in outcome.systems:
+        export_student(bench, outcome.systems["student"], folder / "student")
+
+
+def label_record(raw: Any, row_id: str, answer: Answer) -> dict[str, Any]:
+    """A question's own columns and, beside them, its label. The gold answer, where there was one, keeps its column."""
+    return {**raw, "id": raw.get("id") or row_id, "label": answer.text,
+            "confidence": round(answer.confidence, 6), "agreement": round(answer.agreement, 6)}  # fmt: skip
+
+
+def hardware() -> dict[str, Any]:
+    """What the run ran on."""
+    import platform
+
+    import psutil
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    memory = round(psutil.virtual_memory().total / 2**30, 1)
+    return {"machine": platform.machine(), "cores": psutil.cpu_count(), "threads": torch.get_num_threads(),
+            "memory_gib": memory, "gpu": gpu}  # fmt: skip
+
+
+def peak_memory_mb() -> float:
+    """The largest resident size this process ever had, in MB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return round(psutil.Process().memory_info().rss / 1e6, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)

@@ -1,0 +1,91 @@
+"""From the data section of a configuration to the five splits."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.data.rows import Row
+from ensemw2s.data.sources import is_data_file, read_rows
+from ensemw2s.data.splits import Splits, check_splits, explicit_splits, split_rows
+from ensemw2s.errors import ConfigError, DataError, nearest
+from ensemw2s.experiment.config import Config
+
+# Rows of each split where the configuration names no counts, for the built-in world.
+_WORLD_COUNTS = {"weak_train": 1000, "validation": 500, "pool": 2000, "test_id": 1000, "test_ood": 1000}
+
+
+def load_splits(config: Config) -> Splits:
+    """The splits of a run.
+
+    Raises:
+        ConfigError, DataError: settings or rows that do not fit; PrerequisiteError: the hub is out of reach.
+    """
+    data = config.data
+    if data.source == "world":
+        return _world(config)
+    rows = load_rows(data.source, data.columns)
+    if data.limit is not None:
+        rows = rows[: data.limit]
+    given = {name: getattr(data, name) for name in ("pool", "test_id", "test_ood", "validation")}
+    named = {name: path for name, path in given.items() if path}
+    if not named:
+        return split_rows(rows, config.split, config.seed)
+    for name in ("pool", "test_id", "test_ood"):
+        if name not in named:
+            raise ConfigError(f"data.{name} is missing: with files of your own give data.pool, data.test_id and data.test_ood")
+    lists = {name: load_rows(path, data.columns, need_answer=name != "pool") for name, path in named.items()}
+    return explicit_splits({"weak_train": rows, **lists}, config.seed)
+
+
+def load_rows(source: str, columns: dict[str, str] | None = None, *, need_answer: bool = True) -> list[Row]:
+    """Rows of a file or of a hub data set.
+
+    Raises:
+        DataError: neither a data file nor a data set's name.
+    """
+    from ensemw2s.data.hub import DATASETS, read_hub
+
+    if is_data_file(source) or Path(source).exists():
+        return read_rows(source, columns=columns, need_answer=need_answer)
+    if source in DATASETS:
+        return read_hub(source)
+    raise DataError(f"'{source}' is no data file and no known data set: {nearest(source, ['world', *DATASETS])}")
+
+
+def _world(config: Config) -> Splits:
+    from ensemw2s.world.buckets import draw_rows
+    from ensemw2s.world.family import FAMILIES
+
+    data, split = config.data, config.split
+    families = data.families or tuple(FAMILIES)
+    counts = {name: getattr(split, name) or default for name, default in _WORLD_COUNTS.items()}
+    every = tuple(dict.fromkeys((*data.easy_levels, *data.hard_levels)))
+    easy, hard = (data.easy_levels, data.hard_levels) if split.kind == "easy-to-hard" else (every, every)
+
+    def draw(count: int, levels: tuple[int, ...], bucket: Any, purpose: str) -> list[Row]:
+        return draw_rows(count, families=families, levels=levels, bucket=bucket, seed=config.seed, purpose=purpose)
+
+    labelled = draw(counts["weak_train"] + counts["validation"], easy, "question", "easy")
+    taken = {row.id for row in labelled}
+    # With `random` both sides draw from the same bands: a pool row must not be a labelled one too.
+    spare = len(labelled) if split.kind == "random" else 0
+    pool = [row for row in draw(counts["pool"] + spare, hard, "question", "pool") if row.id not in taken]
+    test_id = draw(counts["test_id"], easy, "test", "test_id")
+    seen = {row.id for row in test_id}
+    spare = len(test_id) if split.kind == "random" else 0
+    test_ood = [row for row in draw(counts["test_ood"] + spare, hard, "test", "test_ood") if row.id not in seen]
+    splits = Splits(
+        weak_train=tuple(labelled[: counts["weak_train"]]),
+        validation=tuple(labelled[counts["weak_train"] :]),
+        pool=tuple(pool[: counts["pool"]]),
+        test_id=tuple(test_id),
+        test_ood=tuple(test_ood[: counts["test_ood"]]),
+    )
+    return check_splits(splits)
+
+
+def hide_answers(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The questions alone: what every stage gets that must not see the hard side's labels."""
+    return tuple(dataclasses.replace(row, answer=None, raw={}) for row in rows)
