@@ -119,3 +119,12 @@ def test_figures_are_written_for_people() -> None:
 def test_results_from_json_survive(make_results) -> None:
     results = make_results(60)
     assert Results(json.loads(json.dumps(results)))["scores"] == results["scores"]
+
+
+def test_a_difference_is_turned_round_with_its_interval() -> None:
+    entry = {"system": "weak", "against": "student", "split": "test_ood", "metric": "exact_match"}
+    checked = Results({"schema": 1, "differences": [{**entry, "value": -0.1, "low": -0.3, "high": 0.05}]})
+    turned = checked.difference("student", "weak", "test_ood")
+    assert (turned["value"], turned["low"], turned["high"]) == (0.1, -0.05, 0.3)
+    assert checked.difference("weak", "student", "test_ood")["low"] == -0.3
+    assert checked.difference("student", "weak", "test_id") is None
