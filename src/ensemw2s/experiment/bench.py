@@ -87,6 +87,10 @@ class StoredBench:
             self._tokenizers[name] = load_tokenizer(name, trust_remote_code=self.settings.trust_remote_code)
         return self._tokenizers[name]
 
+    def use_tokenizer(self, role: ModelRole, tokenizer: Any) -> None:
+        """Use this tokenizer instead of the one that comes with the role's base model."""
+        self._tokenizers[self.name(role)] = tokenizer
+
     def pretrained(self, role: ModelRole) -> Expert:
         """See ``Bench``."""
         return Expert(role, model_fingerprint(self.name(role), self.settings.trust_remote_code), None)

@@ -1,0 +1,128 @@
+"""A folder or a name as something that answers: an ensemble, a student, or any causal language model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ensemw2s.artifacts import CHECKSUMS, fingerprint, read_json, verify_checksums
+from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.ensemble.model import FORMAT_FILE, is_ensemble_folder, read_settings
+from ensemw2s.errors import CacheError, ModelError
+from ensemw2s.experiment.bench import BenchSettings, StoredBench
+from ensemw2s.experiment.identity import numerics
+from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.store import Store, default_store
+from ensemw2s.methods.bench import Expert, Members
+from ensemw2s.models.adapters import LoraSettings
+from ensemw2s.models.devices import resolve_device
+from ensemw2s.models.loading import is_adapter_folder, load_tokenizer, model_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where and how to compute; equal for every verb.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:0" or "mps".
+        dtype: "float32", "bfloat16", "float16" or "auto".
+        batch_size: rows answered at once; speed and memory only.
+        store: folder of stored stages; None takes the default one.
+        trust_remote_code: run code that comes with a model.
+    """
+
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int = 256
+    store: Path | None = None
+    trust_remote_code: bool = False
+
+    def open_store(self) -> Store:
+        """The stage store, with this machine's numerics in every identity."""
+        return Store(self.store or default_store(), numerics(resolve_device(self.device), self.dtype))
+
+    def bench(self, weak: str, strong: str, task_format: TaskFormat, reporter: Reporter, **settings: object) -> StoredBench:
+        """A bench on this machine."""
+        options = {"weak_tuning": "full", "strong_tuning": "full", "lora": LoraSettings(), **settings}
+        return StoredBench(
+            BenchSettings(
+                weak=weak, strong=strong, task_format=task_format, device=str(resolve_device(self.device)),
+                dtype=self.dtype, batch_size=self.batch_size, trust_remote_code=self.trust_remote_code, **options,  # type: ignore[arg-type]
+            ),
+            self.open_store(),
+            reporter,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """Members with the bench that runs them, and where their task format came from.
+
+    Attributes:
+        format_origin: in words, for the user.
+    """
+
+    bench: StoredBench
+    members: Members
+    task_format: TaskFormat
+    format_origin: str
+
+
+def open_members(
+    name: str, machine: Machine, reporter: Reporter, *, task_format: TaskFormat | None = None, label_by: str = "generate"
+) -> Opened:
+    """Open an ensemble folder, a model or adapter folder, a built-in name or a hub id.
+
+    Args:
+        name: what to open.
+        machine: where to run it.
+        reporter: told of progress.
+        task_format: used instead of the one saved with it.
+        label_by: see ``Config.label_by``.
+
+    Raises:
+        ModelError, PrerequisiteError: it cannot be opened, or is damaged.
+    """
+    folder = Path(name)
+    form, origin = _format(folder, task_format)
+    if is_ensemble_folder(folder):
+        settings = read_settings(folder)
+        _verify(folder)
+        experts = tuple(Expert("weak", _folder_identity(folder, child), folder / child) for child in settings["experts"])
+        members = Members(experts, tuple(settings["alphas"]), settings["rule"])
+        bench = machine.bench(settings["base"], settings["base"], form, reporter, label_by=label_by)
+        bench.use_tokenizer("weak", load_tokenizer(folder, trust_remote_code=machine.trust_remote_code))
+        return Opened(bench, members, form, origin)
+    if folder.is_dir() and (folder / CHECKSUMS).is_file():
+        _verify(folder)
+    if is_adapter_folder(folder):
+        base = str(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+        bench = machine.bench(base, base, form, reporter, label_by=label_by)
+        bench.use_tokenizer("strong", load_tokenizer(folder))
+        member = Expert("strong", _folder_identity(folder, ""), folder)
+    else:
+        model_folder(name, trust_remote_code=machine.trust_remote_code)
+        bench = machine.bench(name, name, form, reporter, label_by=label_by)
+        member = bench.pretrained("strong")
+    return Opened(bench, Members.single(member), form, origin)
+
+
+def _format(folder: Path, given: TaskFormat | None) -> tuple[TaskFormat, str]:
+    if given is not None:
+        return given, "the one given"
+    if (folder / FORMAT_FILE).is_file():
+        return TaskFormat.from_dict(read_json(folder / FORMAT_FILE)), f"the one saved in {folder / FORMAT_FILE}"
+    return TaskFormat(), "the plain default (none is saved with this model)"
+
+
+def _verify(folder: Path) -> None:
+    try:
+        verify_checksums(folder)
+    except CacheError as error:
+        raise ModelError(f"{folder} is not whole: {error}") from error
+
+
+def _folder_identity(folder: Path, child: str) -> str:
+    """From the checksums that were just verified."""
+    sums = {name: value for name, value in read_json(folder / CHECKSUMS).items() if name.startswith(child)}
+    return fingerprint(sums)
