@@ -60,3 +60,10 @@ def _read(source: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} holds no settings: write 'key: value' lines, say 'preset: quickstart'")
     base = read_preset(settings["preset"]) if isinstance(settings.get("preset"), str) else {"preset": path.stem}
     return merge(base, settings)
+
+
+def preset_summary(name: str) -> str:
+    """The preset's first comment line."""
+    text = (files("ensemw2s.experiment") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    first = text.splitlines()[0] if text else ""
+    return first.lstrip("# ") if first.startswith("#") else ""

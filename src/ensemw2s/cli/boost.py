@@ -1,0 +1,68 @@
+"""``ensemw2s boost``: an ensemble from labelled rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemw2s.cli import options as o
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(boost)
+
+
+def boost(
+    train: Annotated[Path, typer.Option(help="Labelled rows: JSONL, CSV or Parquet.")],
+    weak: Annotated[str, typer.Option(help="Built-in name, model folder or hub id.")],
+    rounds: Annotated[int, typer.Option(help="How many experts.")] = 4,
+    out: o.OutFolder = None,
+    mode: Annotated[str, typer.Option(help="resample or reweight.")] = "resample",
+    prior: Annotated[str, typer.Option(help="pretrained, vocabulary or none.")] = "pretrained",
+    shrinkage: Annotated[float | None, typer.Option(help="Step of the weight update, in (0, 1]; 1 is the paper.")] = None,
+    rule: Annotated[str, typer.Option(help="How experts are combined; see 'ensemw2s list rules'.")] = "mean",
+    tuning: o.Tuning = "full",
+    lora_rank: o.LoraRank = 16,
+    epochs: o.Epochs = None,
+    learning_rate: o.LearningRate = None,
+    train_batch_size: o.TrainBatch = None,
+    template: o.Template = None,
+    show_choices: o.ShowChoices = None,
+    normalisation: o.Normalisation = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    max_length: o.MaxLength = None,
+    too_long: o.TooLong = None,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    dtype: o.DType = "float32",
+    trust_remote_code: o.TrustRemoteCode = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Boost weak experts on labelled rows and save the ensemble."""
+    from ensemw2s import api
+    from ensemw2s.boosting.rounds import BoostSettings
+    from ensemw2s.cli.screen import Screen
+
+    named = {} if shrinkage is None else {"shrinkage": shrinkage}
+    settings = BoostSettings(rounds=rounds, mode=mode, prior=prior, **named)  # type: ignore[arg-type]
+    form = o.task_format(
+        template=template, show_choices=show_choices, normalisation=normalisation, max_new_tokens=max_new_tokens,
+        max_length=max_length, too_long=too_long,
+    )  # fmt: skip
+    machine, training = o.machine(device, dtype, trust_remote_code=trust_remote_code), o.training(epochs, learning_rate, train_batch_size)
+    if dry_run:
+        from ensemw2s.experiment.plan import plan_training
+
+        typer.echo(plan_training(api.as_rows(train), weak, training, form, machine, rounds, "expert"))
+        return
+    screen, folder = Screen(), out or Path("ensemble")
+    screen.console.print(f"output folder: {folder}")
+    api.boost(
+        train, weak, folder, rounds=rounds, settings=settings, training=training, rule=rule,
+        tuning=o.check_tuning(tuning), lora=o.lora(lora_rank), task_format=form, seed=seed, machine=machine, reporter=screen,
+    )  # fmt: skip
+    screen.close()
+    typer.echo(f"ensemble: {folder}")

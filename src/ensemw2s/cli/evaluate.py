@@ -1,0 +1,50 @@
+"""``ensemw2s evaluate``: scores with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemw2s.cli import options as o
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Ensemble folder, model folder, built-in name or hub id.")],
+    data: Annotated[Path, typer.Option(help="Labelled rows: JSONL, CSV or Parquet.")],
+    out: Annotated[Path, typer.Option(help="Scores to write.")] = Path("scores.json"),
+    metric: Annotated[list[str] | None, typer.Option(help="May be given again; all three by default.")] = None,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    dtype: o.DType = "float32",
+    batch_size: o.BatchSize = 256,
+    trust_remote_code: o.TrustRemoteCode = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Score an ensemble or a model on labelled rows, with 95 % intervals."""
+    from ensemw2s import api
+    from ensemw2s.cli.screen import Screen
+    from ensemw2s.evaluation.metrics import METRICS
+
+    machine = o.machine(device, dtype, batch_size, trust_remote_code)
+    if dry_run:
+        from ensemw2s.experiment.plan import plan_answering
+
+        typer.echo(plan_answering(api.as_rows(data), model, machine))
+        return
+    screen = Screen()
+    screen.console.print(f"output file: {out}")
+    result = api.evaluate(model, data, out, metrics=metric or METRICS, seed=seed, machine=machine, reporter=screen)
+    screen.close()
+    for score in result["scores"]:
+        mark = "  (at chance)" if score["at_chance"] else ""
+        typer.echo(
+            f"{score['metric']:<16}{100 * score['value']:6.1f} %  [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+            f"  {score['n']} rows{mark}"
+        )

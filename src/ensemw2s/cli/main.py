@@ -1,0 +1,82 @@
+"""The command line's door: one line and exit code 2 for what the user can mend, no traceback.
+
+Heavy imports (torch, transformers) wait until a verb needs them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from ensemw2s.errors import EnsemW2SError
+
+app = typer.Typer(
+    name="ensemw2s",
+    help="Weak-to-strong supervision with token-level boosted ensembles of language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"ensemw2s {version('ensemw2s')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Weak-to-strong supervision with token-level boosted ensembles of language models."""
+
+
+def _register() -> None:
+    from ensemw2s.cli import boost, evaluate, generate, label, listing, report, run, student
+
+    for module in (run, boost, label, student, evaluate, generate, report, listing):
+        module.register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    _register()
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _stopped()
+    except EnsemW2SError as error:
+        _fail(str(error))
+    except OSError as error:
+        # Libraries below may meet a full disk or a missing permission first; still the user's to mend.
+        from pathlib import Path
+
+        from ensemw2s.artifacts import disk_error
+
+        if error.errno is None:
+            raise
+        _fail(str(disk_error(error, Path(str(error.filename or "a file")))))
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    raise SystemExit(2)
+
+
+def _stopped() -> None:
+    command = shlex.join(["ensemw2s", *sys.argv[1:]])
+    sys.stderr.write(f"\nstopped; finished stages are kept. To go on from there:\n  {command}\n")
+    raise SystemExit(130)
+
+
+if __name__ == "__main__":
+    main()

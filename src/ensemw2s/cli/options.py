@@ -1,0 +1,81 @@
+"""Options that several verbs share, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ensemw2s.data.formatting import TaskFormat
+    from ensemw2s.experiment.opening import Machine
+    from ensemw2s.training.settings import TrainSettings
+
+Seed = Annotated[int, typer.Option(help="Every random choice derives from it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
+DType = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows answered at once; speed and memory only.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, how large and how long, and stop.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")]
+Template = Annotated[str | None, typer.Option(help="plain, chat, or a text with {question}, {context}, {choices}.")]
+ShowChoices = Annotated[bool | None, typer.Option("--show-choices/--hide-choices", help="List options in the prompt.")]
+Normalisation = Annotated[str | None, typer.Option(help="default, exact, number or choice.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.")]
+MaxLength = Annotated[int | None, typer.Option(help="Longest prompt plus answer in tokens.")]
+TooLong = Annotated[str | None, typer.Option(help="cut (from the left) or drop rows over the length limit.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the rows.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+TrainBatch = Annotated[int | None, typer.Option("--train-batch-size", help="Rows an optimiser step.")]
+Tuning = Annotated[str, typer.Option(help="full or lora.")]
+LoraRank = Annotated[int, typer.Option(min=1, help="Rank of a LoRA adapter.")]
+OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.")]
+
+
+def machine(device: str, dtype: str, batch_size: int = 256, trust_remote_code: bool = False) -> Machine:
+    """The machine that the options describe; refuses unknown devices and dtypes."""
+    from ensemw2s.experiment.opening import Machine
+    from ensemw2s.models.devices import resolve_device, resolve_dtype
+
+    resolve_dtype(dtype)
+    return Machine(str(resolve_device(device)), dtype, batch_size, None, trust_remote_code)
+
+
+def task_format(base: TaskFormat | None = None, **given: Any) -> TaskFormat | None:
+    """``base`` (or the default) with the options that were given; None where none was and there is no base."""
+    import dataclasses
+
+    from ensemw2s.data.formatting import TaskFormat
+
+    named = {name: value for name, value in given.items() if value is not None}
+    if not named:
+        return base
+    return dataclasses.replace(base or TaskFormat(), **named)
+
+
+def training(epochs: float | None, learning_rate: float | None, batch_size: int | None) -> TrainSettings:
+    """Training settings with the options that were given."""
+    from ensemw2s.training.settings import TrainSettings
+
+    named = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    return TrainSettings(**{name: value for name, value in named.items() if value is not None})  # type: ignore[arg-type]
+
+
+def lora(rank: int) -> Any:
+    """LoRA settings of this rank, alpha twice the rank."""
+    from ensemw2s.models.adapters import LoraSettings
+
+    return LoraSettings(r=rank, alpha=2.0 * rank)
+
+
+def check_tuning(name: str) -> Any:
+    """``full`` or ``lora``.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    from ensemw2s.errors import ConfigError, nearest
+
+    if name not in ("full", "lora"):
+        raise ConfigError(f"unknown --tuning '{name}': {nearest(name, ('full', 'lora'))}")
+    return name

@@ -1,0 +1,111 @@
+"""What would run, how large, how long: a few real steps are timed and the rest is multiplied out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from ensemw2s.data.encoding import encode_rows, padding_token
+from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.rows import Row
+from ensemw2s.experiment.config import Config
+from ensemw2s.experiment.opening import Machine, open_members
+from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.sources import load_splits
+from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_size
+from ensemw2s.training.finetune import fine_tune
+from ensemw2s.training.settings import TrainSettings
+
+_STEPS, _ROWS = 4, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """One training run: its size and the seconds it should take."""
+
+    parameters: int
+    rows: int
+    tokens: int
+    seconds: float
+
+
+def training_cost(
+    rows: Sequence[Row], model_name: str, training: TrainSettings, task_format: TaskFormat, machine: Machine
+) -> Cost:
+    """Encode the rows, time a few steps, multiply."""
+    model = load_model(model_name, dtype=machine.dtype, device=machine.device, trust_remote_code=machine.trust_remote_code)
+    tokenizer = load_tokenizer(model_name, trust_remote_code=machine.trust_remote_code)
+    encoded = encode_rows(rows, tokenizer, task_format, context_length(model)).rows
+    tokens = int(training.epochs * sum(len(row.input_ids) for row in encoded))
+    pad = padding_token(tokenizer)
+    probe = dataclasses.replace(training, max_steps=_STEPS, epochs=max(training.epochs, 1.0))
+    fine_tune(model, encoded, dataclasses.replace(probe, max_steps=1), seed=0, pad_token_id=pad)  # warm
+    done = fine_tune(model, encoded, probe, seed=0, pad_token_id=pad)
+    return Cost(model_size(model), len(encoded), tokens, tokens * done.seconds / max(done.tokens, 1))
+
+
+def plan_training(
+    rows: Sequence[Row], model: str, training: TrainSettings, task_format: TaskFormat | None, machine: Machine,
+    times: int, what: str,
+) -> str:  # fmt: skip
+    """A line for ``times`` training runs of the same size."""
+    cost = training_cost(rows, model, training, task_format or TaskFormat(), machine)
+    return f"would train {times} x {what} ({model}): {_told(cost, times)}"
+
+
+def plan_answering(rows: Sequence[Row], model: str, machine: Machine) -> str:
+    """A line for answering ``rows``, from the time that some of them take."""
+    probe = dataclasses.replace(machine, store=None)
+    opened = open_members(model, probe, Reporter())
+    some = [row.with_answer(None) for row in rows[:_ROWS]]
+    began = time.perf_counter()
+    opened.bench._decode(opened.members, some, "probe")
+    seconds = (time.perf_counter() - began) * len(rows) / len(some)
+    return f"would answer {len(rows)} questions with {len(opened.members.experts)} model(s): about {_duration(seconds)}"
+
+
+def plan_run(config: Config) -> list[str]:
+    """Lines for a whole run, its stages and their sizes; nothing is stored."""
+    splits = load_splits(config)
+    machine = Machine(config.device, config.dtype, config.evaluation.batch_size)
+    weak = training_cost(splits.weak_train, config.models.weak, config.expert, config.format, machine)
+    lines = [f"{name}: {len(rows)} rows" for name, rows in splits.named().items()]
+    lines = [f"preset {config.preset}, seed {config.seed}", "  " + ", ".join(lines)]
+    total = 0.0
+    grid = config.weak_epochs or (config.expert.epochs,)
+    for epochs in grid:
+        scaled = _scaled(weak, epochs / config.expert.epochs)
+        total += scaled.seconds
+        lines.append(f"  weak, {epochs:g} epochs ({config.models.weak}): {_told(scaled, 1)}")
+    for name, wanted in (("ensemble", {"ensemble", "student"}), ("uniform", {"uniform"})):
+        if wanted & set(config.systems):
+            total += config.boost.rounds * weak.seconds
+            lines.append(f"  {name}, {config.boost.rounds} experts ({config.models.weak}): {_told(weak, config.boost.rounds)}")
+    known = [row if row.answer is not None else row.with_answer("?") for row in splits.pool]
+    strong = training_cost(known, config.models.strong, config.student, config.format, machine)
+    easy = len(splits.weak_train) / len(splits.pool)
+    for name in ("student", "student_from_weak", "strong_on_easy", "ceiling"):
+        if name in config.systems:
+            scaled = _scaled(strong, easy) if name == "strong_on_easy" else strong
+            total += scaled.seconds
+            lines.append(f"  {name} ({config.models.strong}): {_told(scaled, 1)}")
+    lines.append(f"training in all: about {_duration(total)}; labelling and scoring come on top")
+    return lines
+
+
+def _scaled(cost: Cost, factor: float) -> Cost:
+    return dataclasses.replace(cost, tokens=int(cost.tokens * factor), seconds=cost.seconds * factor)
+
+
+def _told(cost: Cost, times: int) -> str:
+    size = f"{cost.parameters / 1e6:.2f} M parameters, {cost.rows} rows, {cost.tokens:,} tokens"
+    each = " each" if times > 1 else ""
+    return f"{size}{each}, about {_duration(times * cost.seconds)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
