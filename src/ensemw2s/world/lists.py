@@ -65,7 +65,7 @@ FAMILIES.register("reverse")(
         summary="say a list of digits backwards",
         sizes=(3, 4, 5, 6, 7, 8),
         draw=_digits,
-        question=lambda x: f"What is {_text(x)} from the end, backwards?",
+        question=lambda x: f"What is {_text(x)} backwards from the end?",
         answer=lambda x: _text(x[::-1]),
         statements=(
             lambda x: f"Backwards, {_text(x)} is {_text(x[::-1])}",
@@ -107,7 +107,7 @@ FAMILIES.register("count")(
         summary="count a digit in a list",
         sizes=(4, 5, 6, 7, 8, 9),
         draw=_counted,
-        question=lambda x: f"How often is {x[0]} in the list {_text(x[1:])}?",
+        question=lambda x: f"How often is the {x[0]} in {_text(x[1:])}?",
         answer=_count,
         statements=(
             lambda x: f"How often {x[0]} is in {_text(x[1:])} is {_count(x)}",
