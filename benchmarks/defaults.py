@@ -50,7 +50,9 @@ def main() -> None:
             answers = bench.answer(members, splits.validation, purpose="validation")
             return bench.matches(answers, splits.validation)
 
-        _, choice = single_weak(bench, splits.weak_train, splits.validation, config.expert, config.weak_epochs, seed=seed)
+        _, choice = single_weak(
+            bench, splits.weak_train, splits.validation, config.expert, config.weak_epochs, seed=seed
+        )
         for epochs, score in choice.candidates:
             table.setdefault(f"single weak, {epochs:g} epochs", []).append(score)
         uniform = uniform_ensemble(bench, splits.weak_train, config.expert, 4, seed=seed)

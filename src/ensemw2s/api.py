@@ -1,10 +1,10 @@
 """The package from Python, in as many lines as from the command line.
 
-    from ensemw2s import boost, label, train_student, evaluate
-    ensemble = boost("labelled.jsonl", "w2s-weak", "my-ensemble", rounds=4)
-    labels = label(ensemble, "questions.jsonl", "labels.jsonl")
-    student = train_student("w2s-strong", "labels.jsonl", "my-student")
-    print(evaluate(student, "test.jsonl")["scores"])
+from ensemw2s import boost, label, train_student, evaluate
+ensemble = boost("labelled.jsonl", "w2s-weak", "my-ensemble", rounds=4)
+labels = label(ensemble, "questions.jsonl", "labels.jsonl")
+student = train_student("w2s-strong", "labels.jsonl", "my-student")
+print(evaluate(student, "test.jsonl")["scores"])
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def boost(
     RULES.get(rule)
     folder = free_folder(out, "ensemble.json")
     rows = as_rows(train)
-    bench = machine.bench(weak, weak, task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings())
+    bench = machine.bench(
+        weak, weak, task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings()
+    )
     boosted = boost_experts(bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule)
     for message in boosted.messages:
         reporter.note(message)
@@ -203,7 +205,9 @@ def train_student(
     machine, reporter = machine or Machine(), reporter or Reporter()
     folder = free_folder(out, "origin.json")
     rows = as_labelled(labels)
-    bench = machine.bench(strong, strong, task_format or TaskFormat(), reporter, strong_tuning=tuning, lora=lora or LoraSettings())
+    bench = machine.bench(
+        strong, strong, task_format or TaskFormat(), reporter, strong_tuning=tuning, lora=lora or LoraSettings()
+    )
     members = train_on_rows(bench, rows, training or TrainSettings(), seed=seed)
     export_student(bench, members, folder)
     return folder
@@ -238,7 +242,13 @@ def evaluate(
         chance = chance_level(metric, [by_id[row_id] for row_id in values.ids], [], opened.task_format.normalise)
         scores.append({"metric": metric, **interval._asdict(), "chance": chance,
                        "at_chance": is_at_chance(interval, chance)})  # fmt: skip
-    result = {"model": str(model), "rows": len(rows), "format": opened.task_format.to_dict(), "scores": scores, "versions": versions()}
+    result = {
+        "model": str(model),
+        "rows": len(rows),
+        "format": opened.task_format.to_dict(),
+        "scores": scores,
+        "versions": versions(),
+    }
     if out is not None:
         write_json(Path(out), result)
     return result

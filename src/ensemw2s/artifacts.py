@@ -101,7 +101,9 @@ def read_json(path: Path) -> Any:
         raise CacheError(f"cannot read {path}: {error}") from error
 
 
-def write_jsonl(path: Path, records: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]] | list[dict[str, Any]]) -> int:
+def write_jsonl(
+    path: Path, records: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]] | list[dict[str, Any]]
+) -> int:
     """Write JSON Lines atomically; returns the number of lines."""
     count = 0
     with atomic_path(path) as aside, aside.open("w", encoding="utf-8") as file:

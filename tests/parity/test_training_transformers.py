@@ -80,7 +80,10 @@ def test_loss_equals_transformers_own(family: str) -> None:
     ids = torch.tensor([row.input_ids + [0] * (longest - len(row.input_ids)) for row in ROWS])
     mask = torch.tensor([[1] * len(row.input_ids) + [0] * (longest - len(row.input_ids)) for row in ROWS])
     labels = torch.tensor(
-        [[-100] * row.prompt_length + row.input_ids[row.prompt_length :] + [-100] * (longest - len(row.input_ids)) for row in ROWS]
+        [
+            [-100] * row.prompt_length + row.input_ids[row.prompt_length :] + [-100] * (longest - len(row.input_ids))
+            for row in ROWS
+        ]
     )
     with torch.no_grad():
         theirs = float(model(input_ids=ids, attention_mask=mask, labels=labels).loss)
@@ -98,7 +101,9 @@ def test_the_shortcut_is_taken_and_exact_with_its_gradient(family: str) -> None:
         model.zero_grad()
         logits = way(model, batch)
         torch.nn.functional.cross_entropy(logits, batch.labels).backward()
-        gradients.append((logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+        gradients.append(
+            (logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        )
     (plain, plain_gradient), (short, short_gradient) = gradients
     torch.testing.assert_close(short, plain, atol=1e-4, rtol=1e-4)
     assert plain_gradient.keys() == short_gradient.keys()

@@ -27,7 +27,6 @@ def close(left, right):
     torch.testing.assert_close(left.exp(), right.exp(), atol=2e-6, rtol=1e-4)
 
 
-
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 @pytest.mark.parametrize("name", list(RULES))

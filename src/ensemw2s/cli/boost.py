@@ -22,7 +22,9 @@ def boost(
     out: o.OutFolder = None,
     mode: Annotated[str, typer.Option(help="resample or reweight.")] = "resample",
     prior: Annotated[str, typer.Option(help="pretrained, vocabulary or none.")] = "pretrained",
-    shrinkage: Annotated[float | None, typer.Option(help="Step of the weight update, in (0, 1]; 1 is the paper.")] = None,
+    shrinkage: Annotated[
+        float | None, typer.Option(help="Step of the weight update, in (0, 1]; 1 is the paper.")
+    ] = None,
     rule: Annotated[str, typer.Option(help="How experts are combined; see 'ensemw2s list rules'.")] = "mean",
     tuning: o.Tuning = "full",
     lora_rank: o.LoraRank = 16,
@@ -52,7 +54,10 @@ def boost(
         template=template, show_choices=show_choices, normalisation=normalisation, max_new_tokens=max_new_tokens,
         max_length=max_length, too_long=too_long,
     )  # fmt: skip
-    machine, training = o.machine(device, dtype, trust_remote_code=trust_remote_code), o.training(epochs, learning_rate, train_batch_size)
+    machine, training = (
+        o.machine(device, dtype, trust_remote_code=trust_remote_code),
+        o.training(epochs, learning_rate, train_batch_size),
+    )
     if dry_run:
         from ensemw2s.experiment.plan import plan_training
 

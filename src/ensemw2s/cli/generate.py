@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def generate(
     prompt: Annotated[str, typer.Argument(help="A question; with --raw a prompt as it stands.")],
     model: Annotated[str, typer.Option(help="Ensemble folder, model folder, built-in name or hub id.")],
-    raw: Annotated[bool, typer.Option("--raw/--format", help="Leave the prompt as it stands, or apply the task format.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw/--format", help="Leave the prompt as it stands, or apply the task format.")
+    ] = False,
     max_new_tokens: o.MaxNewTokens = None,
     device: o.Device = "auto",
     dtype: o.DType = "float32",

@@ -18,10 +18,14 @@ def register(app: typer.Typer) -> None:
 def label(
     ensemble: Annotated[str, typer.Option(help="Ensemble folder, model folder, built-in name or hub id.")],
     questions: Annotated[Path, typer.Option("--in", help="Questions: JSONL, CSV or Parquet.")],
-    out: Annotated[Path, typer.Option(help="Labels to write: .jsonl, .jsonl.gz, .csv or .parquet.")] = Path("labels.jsonl"),
+    out: Annotated[Path, typer.Option(help="Labels to write: .jsonl, .jsonl.gz, .csv or .parquet.")] = Path(
+        "labels.jsonl"
+    ),
     min_confidence: Annotated[float, typer.Option(help="Leave out labels below this confidence, in [0, 1).")] = 0.0,
     validation: Annotated[Path | None, typer.Option(help="Labelled rows that estimate the labels' accuracy.")] = None,
-    label_by: Annotated[str, typer.Option(help="Rows with choices: options (the likeliest one) or generate.")] = "options",
+    label_by: Annotated[
+        str, typer.Option(help="Rows with choices: options (the likeliest one) or generate.")
+    ] = "options",
     device: o.Device = "auto",
     dtype: o.DType = "float32",
     batch_size: o.BatchSize = 256,

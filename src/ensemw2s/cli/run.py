@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def run(
     config: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG.yaml] [section.key=value ...]", help="A YAML file or a preset's name, then settings."),
+        typer.Argument(
+            metavar="[CONFIG.yaml] [section.key=value ...]", help="A YAML file or a preset's name, then settings."
+        ),
     ] = None,
     out: o.OutFolder = None,
     seed: Annotated[int | None, typer.Option(help="Run seed; every random choice derives from it.")] = None,

@@ -37,7 +37,13 @@ class Screen(Reporter):
     @contextlib.contextmanager
     def working(self, title: str, unit: str) -> Iterator[Report]:
         """A bar with rate and time left, gone when the work is done."""
-        columns = (TextColumn("  {task.description}"), BarColumn(16), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(compact=True))
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(16),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+        )
         if not self.console.is_terminal:
             yield lambda done, total: None
             return

@@ -44,7 +44,10 @@ def student(
         template=template, show_choices=show_choices, normalisation=normalisation, max_new_tokens=max_new_tokens,
         max_length=max_length, too_long=too_long,
     )  # fmt: skip
-    machine, training = o.machine(device, dtype, trust_remote_code=trust_remote_code), o.training(epochs, learning_rate, train_batch_size)
+    machine, training = (
+        o.machine(device, dtype, trust_remote_code=trust_remote_code),
+        o.training(epochs, learning_rate, train_batch_size),
+    )
     if dry_run:
         from ensemw2s.experiment.plan import plan_training
 

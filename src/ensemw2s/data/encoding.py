@@ -86,7 +86,11 @@ def encode_options(
     if 0 in counts:
         raise DataError(f"row '{rows[counts.index(0)].id}' has no choices to compare: leave it out")
     options = [row.with_answer(c) for row in rows for c in row.choices or ()]
-    named = [dataclasses.replace(o, id=f"{row.id}/{i}") for row, k, start in _spans(rows, counts) for i, o in enumerate(options[start : start + k])]
+    named = [
+        dataclasses.replace(o, id=f"{row.id}/{i}")
+        for row, k, start in _spans(rows, counts)
+        for i, o in enumerate(options[start : start + k])
+    ]
     answers = [[*ids, end] for ids in _plain_ids([task_format.option_text(o.answer or "") for o in options], tokenizer)]
     repeated = [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
     fitted = _fit(named, repeated, answers, cutting, context_length)
@@ -123,7 +127,9 @@ def end_token(tokenizer: Any) -> int:
         DataError: the tokenizer has none.
     """
     if tokenizer.eos_token_id is None:
-        raise DataError("this tokenizer has no end token (eos_token), so an answer could never end: set one and save it")
+        raise DataError(
+            "this tokenizer has no end token (eos_token), so an answer could never end: set one and save it"
+        )
     return int(tokenizer.eos_token_id)
 
 
@@ -138,8 +144,13 @@ def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int, side: str =
 
     width = max(map(len, sequences))
     left = side == "left"
-    ids = [([pad_token_id] * (width - len(s)) + [*s]) if left else [*s, *[pad_token_id] * (width - len(s))] for s in sequences]
-    mask = [([0] * (width - len(s)) + [1] * len(s)) if left else ([1] * len(s) + [0] * (width - len(s))) for s in sequences]
+    ids = [
+        ([pad_token_id] * (width - len(s)) + [*s]) if left else [*s, *[pad_token_id] * (width - len(s))]
+        for s in sequences
+    ]
+    mask = [
+        ([0] * (width - len(s)) + [1] * len(s)) if left else ([1] * len(s) + [0] * (width - len(s))) for s in sequences
+    ]
     return torch.tensor(ids, dtype=torch.int64), torch.tensor(mask, dtype=torch.int64)
 
 
@@ -191,5 +202,7 @@ def _fit(
             prompt = prompt[-room:]
         kept.append(EncodedRow(row.id, [*prompt, *answer], len(prompt)))
     if rows and not kept:
-        raise DataError(f"all {len(rows)} rows are longer than {limit} tokens: raise format.max_length or shorten the rows")
+        raise DataError(
+            f"all {len(rows)} rows are longer than {limit} tokens: raise format.max_length or shorten the rows"
+        )
     return Encoded(kept, tuple(cut), tuple(dropped))

@@ -55,7 +55,9 @@ class TaskFormat:
                 raise ConfigError(f"unknown field '{{{name}}}' in format.template: {nearest(name, _FIELDS)}")
         for name, kind in (("normalisation", Normalisation), ("too_long", TooLong)):
             if getattr(self, name) not in get_args(kind):
-                raise ConfigError(f"unknown format.{name} {getattr(self, name)!r}: {nearest(str(getattr(self, name)), get_args(kind))}")
+                raise ConfigError(
+                    f"unknown format.{name} {getattr(self, name)!r}: {nearest(str(getattr(self, name)), get_args(kind))}"
+                )
         if self.max_new_tokens < 1:
             raise ConfigError(f"format.max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.max_length is not None and self.max_length < 2:
@@ -99,7 +101,10 @@ class TaskFormat:
             numbers = _NUMBER.findall(text)
             return _plain_number(numbers[-1]) if numbers else plain
         if self.normalisation == "choice" and row is not None and row.choices:
-            options = [" ".join(unicodedata.normalize("NFKC", c).lower().split()).strip(string.punctuation + " ") for c in row.choices]
+            options = [
+                " ".join(unicodedata.normalize("NFKC", c).lower().split()).strip(string.punctuation + " ")
+                for c in row.choices
+            ]
             if plain not in options and re.fullmatch(r"[a-z]", plain) and ord(plain) - ord("a") < len(options):
                 return options[ord(plain) - ord("a")]
         return plain

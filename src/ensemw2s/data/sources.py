@@ -113,7 +113,9 @@ def resolve_answer(answer: Any, choices: Sequence[str] | None, place: str) -> st
             raise DataError(f"{place}: answer {index} is out of choices; allowed: 0 to {len(choices) - 1}")
         return choices[index]
     if text not in choices:
-        raise DataError(f"{place}: answer {text!r} is not among the choices {list(choices)}; use one of them or its index")
+        raise DataError(
+            f"{place}: answer {text!r} is not among the choices {list(choices)}; use one of them or its index"
+        )
     return text
 
 
@@ -162,9 +164,11 @@ def _json_records(path: Path) -> Iterator[tuple[str, Record]]:
         try:
             record = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{place}: not JSON ({str(error).splitlines()[0]}); every line must be one JSON object") from error
+            raise DataError(
+                f"{place}: not JSON ({str(error).splitlines()[0]}); every line must be one JSON object"
+            ) from error
         if not isinstance(record, dict):
-            raise DataError(f"{place}: {type(record).__name__} instead of a JSON object; write {{\"question\": ...}}")
+            raise DataError(f'{place}: {type(record).__name__} instead of a JSON object; write {{"question": ...}}')
         yield place, record
 
 
@@ -206,7 +210,9 @@ def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool
     choices = _choices(record.get(names["choices"]), place)
     answer = resolve_answer(record.get(names["answer"]), choices, place)
     if need_answer and answer is None:
-        raise DataError(f"{place}: the answer is blank, so there are no answer tokens; give an answer or remove the row")
+        raise DataError(
+            f"{place}: the answer is blank, so there are no answer tokens; give an answer or remove the row"
+        )
     context = record.get(names["context"])
     context = _text(context) if context not in (None, "") else None
     identity = record.get(names["id"])
@@ -231,7 +237,7 @@ def _choices(value: Any, place: str) -> tuple[str, ...] | None:
             try:
                 value = json.loads(value)
             except json.JSONDecodeError as error:
-                raise DataError(f"{place}: choices {value!r} is no JSON list; write [\"a\", \"b\"] or a|b") from error
+                raise DataError(f'{place}: choices {value!r} is no JSON list; write ["a", "b"] or a|b') from error
         else:
             value = value.split("|")
     if not isinstance(value, Iterable) or isinstance(value, Mapping):

@@ -50,7 +50,9 @@ class SplitSettings:
     def __post_init__(self) -> None:
         for name, kind in (("kind", Kind), ("unrated", Unrated)):
             if getattr(self, name) not in get_args(kind):
-                raise ConfigError(f"unknown split.{name} {getattr(self, name)!r}: {nearest(str(getattr(self, name)), get_args(kind))}")
+                raise ConfigError(
+                    f"unknown split.{name} {getattr(self, name)!r}: {nearest(str(getattr(self, name)), get_args(kind))}"
+                )
         if not 0 < self.easy_fraction < 1:
             raise ConfigError(f"split.easy_fraction must lie in (0, 1), got {self.easy_fraction}")
         for name in NAMES:
@@ -150,9 +152,13 @@ def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[lis
     rated = [row for row in rows if row.difficulty is not None]
     report: dict[str, Any] = {}
     if not rated:
-        raise DataError("an easy-to-hard split needs a difficulty, and no row has one: add the column, or use split.kind=random")
+        raise DataError(
+            "an easy-to-hard split needs a difficulty, and no row has one: add the column, or use split.kind=random"
+        )
     if len({row.difficulty for row in rated}) == 1:
-        raise DataError(f"every row has difficulty {rated[0].difficulty}: an easy-to-hard split needs at least two values")
+        raise DataError(
+            f"every row has difficulty {rated[0].difficulty}: an easy-to-hard split needs at least two values"
+        )
     unrated = [row for row in rows if row.difficulty is None]
     if unrated:
         fate = "left out" if settings.unrated == "drop" else "kept on the easy side"

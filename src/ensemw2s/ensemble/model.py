@@ -1,10 +1,10 @@
 """An ensemble as one thing: experts, alphas, combine rule, tokenizer, task format; and its folder on disk.
 
-    ensemble.json            alphas, rule, base, kind, the experts' folders, what training found
-    task_format.json         prompt template, normalisation, limits
-    tokenizer files          in the folder itself
-    expert-1/ expert-2/ ...  ordinary Hugging Face model folders, or PEFT adapter folders on one base
-    checksums.json           SHA-256 of all of it, written last
+ensemble.json            alphas, rule, base, kind, the experts' folders, what training found
+task_format.json         prompt template, normalisation, limits
+tokenizer files          in the folder itself
+expert-1/ expert-2/ ...  ordinary Hugging Face model folders, or PEFT adapter folders on one base
+checksums.json           SHA-256 of all of it, written last
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Ensemble:
         except CacheError as error:
             raise ModelError(f"ensemble folder {folder} is not whole: {error}") from error
         with quiet():
-            models = [load_expert(folder / name, settings["base"], dtype=dtype, device=device) for name in settings["experts"]]
+            models = [
+                load_expert(folder / name, settings["base"], dtype=dtype, device=device) for name in settings["experts"]
+            ]
         return cls(
             models, list(settings["alphas"]), settings["rule"], load_tokenizer(folder),
             TaskFormat.from_dict(read_json(folder / FORMAT_FILE)), settings,
@@ -114,9 +116,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if missing:
         raise ModelError(f"{folder / ENSEMBLE_FILE} lacks {', '.join(sorted(missing))}: make the ensemble again")
     if settings["format_version"] != FORMAT_VERSION:
-        raise ModelError(f"{folder} has format {settings['format_version']}, this program reads {FORMAT_VERSION}: update it")
+        raise ModelError(
+            f"{folder} has format {settings['format_version']}, this program reads {FORMAT_VERSION}: update it"
+        )
     if len(settings["alphas"]) != len(settings["experts"]):
-        raise ConfigError(f"{folder}: {len(settings['alphas'])} alphas for {len(settings['experts'])} experts; give one each")
+        raise ConfigError(
+            f"{folder}: {len(settings['alphas'])} alphas for {len(settings['experts'])} experts; give one each"
+        )
     check_alphas(settings["alphas"])
     RULES.get(settings["rule"])
     return settings

@@ -179,7 +179,9 @@ class StoredBench:
             tokenizer = self.tokenizer(expert.role)
             encoded = encode_rows(rows, tokenizer, self.settings.task_format, context_length(model))
             scores = score_tokens(model, encoded.rows, pad_token_id=padding_token(tokenizer))
-            save_file({"wrong": (~scores.correct).to(torch.uint8), "log_prob": scores.log_prob}, folder / "tokens.safetensors")
+            save_file(
+                {"wrong": (~scores.correct).to(torch.uint8), "log_prob": scores.log_prob}, folder / "tokens.safetensors"
+            )
 
         result = self._stage("token-errors", "token errors", inputs, build)
         return load_file(result.folder / "tokens.safetensors")["wrong"].bool()
@@ -274,7 +276,9 @@ class StoredBench:
             if len(models) > 1:
                 groups += [([model], (1.0,), "mean") for model in models]
             scores = [choice_log_likelihoods(m, a, r, options, pad_token_id=pad) for m, a, r in groups]
-            write_json(folder / "options.json", [[s.mean_log_prob.tolist() for s in row] for row in zip(*scores, strict=True)])
+            write_json(
+                folder / "options.json", [[s.mean_log_prob.tolist() for s in row] for row in zip(*scores, strict=True)]
+            )
 
         result = self._stage("options", "score options", inputs, build)
         return read_json(result.folder / "options.json")

@@ -25,14 +25,19 @@ _NOT_THE_MODEL = {"recipe.json", "skills.json", "checksums.json", "stage.json"}
 def model_fingerprint(name: str, trust_remote_code: bool = False) -> str:
     """SHA-256 over the names and bytes of a model folder's weights, configuration and tokenizer."""
     folder = model_folder(name, trust_remote_code=trust_remote_code)
-    files = {path.name: path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_THE_MODEL}
+    files = {
+        path.name: path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_THE_MODEL
+    }
     return fingerprint({name: file_sha256(path) for name, path in files.items()})
 
 
 def rows_fingerprint(rows: Sequence[Row], *, answers: bool) -> str:
     """SHA-256 of what the rows ask, and with ``answers`` of what they answer."""
     return fingerprint(
-        [[r.id, r.question, r.context, list(r.choices) if r.choices else None, r.answer if answers else None] for r in rows]
+        [
+            [r.id, r.question, r.context, list(r.choices) if r.choices else None, r.answer if answers else None]
+            for r in rows
+        ]
     )
 
 

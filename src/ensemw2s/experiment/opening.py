@@ -41,7 +41,9 @@ class Machine:
         """The stage store, with this machine's numerics in every identity."""
         return Store(self.store or default_store(), numerics(resolve_device(self.device), self.dtype))
 
-    def bench(self, weak: str, strong: str, task_format: TaskFormat, reporter: Reporter, **settings: object) -> StoredBench:
+    def bench(
+        self, weak: str, strong: str, task_format: TaskFormat, reporter: Reporter, **settings: object
+    ) -> StoredBench:
         """A bench on this machine."""
         options = {"weak_tuning": "full", "strong_tuning": "full", "lora": LoraSettings(), **settings}
         return StoredBench(
@@ -69,7 +71,12 @@ class Opened:
 
 
 def open_members(
-    name: str, machine: Machine, reporter: Reporter, *, task_format: TaskFormat | None = None, label_by: str = "generate"
+    name: str,
+    machine: Machine,
+    reporter: Reporter,
+    *,
+    task_format: TaskFormat | None = None,
+    label_by: str = "generate",
 ) -> Opened:
     """Open an ensemble folder, a model or adapter folder, a built-in name or a hub id.
 
@@ -88,7 +95,9 @@ def open_members(
     if is_ensemble_folder(folder):
         settings = read_settings(folder)
         _verify(folder)
-        experts = tuple(Expert("weak", _folder_identity(folder, child), folder / child) for child in settings["experts"])
+        experts = tuple(
+            Expert("weak", _folder_identity(folder, child), folder / child) for child in settings["experts"]
+        )
         members = Members(experts, tuple(settings["alphas"]), settings["rule"])
         bench = machine.bench(settings["base"], settings["base"], form, reporter, label_by=label_by)
         bench.use_tokenizer("weak", load_tokenizer(folder, trust_remote_code=machine.trust_remote_code))

@@ -115,7 +115,9 @@ def _students(
     if "ceiling" in wanted:
         rows["ceiling"] = [row for row in splits.pool if row.answer is not None]
         if not rows["ceiling"]:
-            raise DataError("the pool has no answers, so there is no ceiling: give answers, or leave 'ceiling' out of systems")
+            raise DataError(
+                "the pool has no answers, so there is no ceiling: give answers, or leave 'ceiling' out of systems"
+            )
     trained = {}
     for name, training_rows in rows.items():
         bench.purpose = name
@@ -126,7 +128,9 @@ def _students(
 def _label_notes(splits: Splits) -> list[str]:
     answers = {row.answer for row in splits.weak_train}
     if len(answers) == 1 and len(splits.weak_train) > 1:
-        return [f"all {len(splits.weak_train)} labelled answers are alike ({next(iter(answers))!r}): there is nothing to learn"]
+        return [
+            f"all {len(splits.weak_train)} labelled answers are alike ({next(iter(answers))!r}): there is nothing to learn"
+        ]
     return []
 
 

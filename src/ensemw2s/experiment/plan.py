@@ -34,7 +34,9 @@ def training_cost(
     rows: Sequence[Row], model_name: str, training: TrainSettings, task_format: TaskFormat, machine: Machine
 ) -> Cost:
     """Encode the rows, time a few steps, multiply."""
-    model = load_model(model_name, dtype=machine.dtype, device=machine.device, trust_remote_code=machine.trust_remote_code)
+    model = load_model(
+        model_name, dtype=machine.dtype, device=machine.device, trust_remote_code=machine.trust_remote_code
+    )
     tokenizer = load_tokenizer(model_name, trust_remote_code=machine.trust_remote_code)
     encoded = encode_rows(rows, tokenizer, task_format, context_length(model)).rows
     tokens = int(training.epochs * sum(len(row.input_ids) for row in encoded))
@@ -81,7 +83,9 @@ def plan_run(config: Config) -> list[str]:
     for name, wanted in (("ensemble", {"ensemble", "student"}), ("uniform", {"uniform"})):
         if wanted & set(config.systems):
             total += config.boost.rounds * weak.seconds
-            lines.append(f"  {name}, {config.boost.rounds} experts ({config.models.weak}): {_told(weak, config.boost.rounds)}")
+            lines.append(
+                f"  {name}, {config.boost.rounds} experts ({config.models.weak}): {_told(weak, config.boost.rounds)}"
+            )
     known = [row if row.answer is not None else row.with_answer("?") for row in splits.pool]
     strong = training_cost(known, config.models.strong, config.student, config.format, machine)
     easy = len(splits.weak_train) / len(splits.pool)
@@ -108,4 +112,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-

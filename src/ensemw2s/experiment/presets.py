@@ -51,7 +51,9 @@ def _read(source: str | Path) -> dict[str, Any]:
     if not path.is_file():
         if str(source) in preset_names():
             return read_preset(str(source))
-        raise ConfigError(f"no configuration file '{source}', and no preset of that name: {nearest(str(source), preset_names())}")
+        raise ConfigError(
+            f"no configuration file '{source}', and no preset of that name: {nearest(str(source), preset_names())}"
+        )
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -149,7 +149,9 @@ def _differences(config: Config, measured: Measured) -> list[dict[str, Any]]:
                 a, b = measured.scores.get((one, split, metric)), measured.scores.get((other, split, metric))
                 if a is not None and b is not None:
                     found = paired_difference(a, b, seed=config.seed, resamples=config.evaluation.resamples)
-                    entries.append({"system": one, "against": other, "split": split, "metric": metric, **_interval(found)})
+                    entries.append(
+                        {"system": one, "against": other, "split": split, "metric": metric, **_interval(found)}
+                    )
     return entries
 
 
@@ -178,10 +180,19 @@ def _staged(config: Config, outcome: Outcome, bench: StoredBench) -> list[dict[s
             bench.purpose = f"first {count} experts on {split}"
             purpose = "validation" if split == "validation" else "test"
             found, _ = measure_rows(bench, members.first(count), rows, ["exact_match"], purpose)
-            entries.append({"split": split, "metric": "exact_match", "experts": count, **_score(config, found["exact_match"])})
+            entries.append(
+                {"split": split, "metric": "exact_match", "experts": count, **_score(config, found["exact_match"])}
+            )
         if "token_accuracy" in config.evaluation.metrics:
             for count, table in enumerate(bench.token_counts(members, rows), start=1):
-                entries.append({"split": split, "metric": "token_accuracy", "experts": count, **_score(config, token_accuracy(table))})
+                entries.append(
+                    {
+                        "split": split,
+                        "metric": "token_accuracy",
+                        "experts": count,
+                        **_score(config, token_accuracy(table)),
+                    }
+                )
     return entries
 
 
@@ -193,7 +204,15 @@ def _bands(config: Config, outcome: Outcome, measured: Measured, metric: str) ->
         for band, ids in difficulty_bands(getattr(outcome.splits, split)).items():
             here = [row_id for row_id in ids if row_id in set(scores.ids)]
             if here:
-                entries.append({"system": system, "split": split, "band": band, "metric": metric, **_score(config, scores.select(here))})
+                entries.append(
+                    {
+                        "system": system,
+                        "split": split,
+                        "band": band,
+                        "metric": metric,
+                        **_score(config, scores.select(here)),
+                    }
+                )
     return entries
 
 
@@ -262,7 +281,11 @@ def _example(row: Row, encoded: Any, span: range, boosted: Any, decoded: Any, to
     scale = len(boosted.weights[0])  # weight 1 is the average token
     tokens = []
     for place, (position, token) in enumerate(zip(span, gold, strict=True)):
-        votes = decoded.votes[place] if decoded.votes and place < len(decoded.votes) and said[:place] == gold[:place] else []
+        votes = (
+            decoded.votes[place]
+            if decoded.votes and place < len(decoded.votes) and said[:place] == gold[:place]
+            else []
+        )
         tokens.append(
             {
                 "text": tokenizer.decode([token]),

@@ -34,7 +34,9 @@ def load_splits(config: Config) -> Splits:
         return split_rows(rows, config.split, config.seed)
     for name in ("pool", "test_id", "test_ood"):
         if name not in named:
-            raise ConfigError(f"data.{name} is missing: with files of your own give data.pool, data.test_id and data.test_ood")
+            raise ConfigError(
+                f"data.{name} is missing: with files of your own give data.pool, data.test_id and data.test_ood"
+            )
     lists = {name: load_rows(path, data.columns, need_answer=name != "pool") for name, path in named.items()}
     return explicit_splits({"weak_train": rows, **lists}, config.seed)
 

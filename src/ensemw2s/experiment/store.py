@@ -77,9 +77,7 @@ class Store:
         """Whether a finished result is stored."""
         return (self.folder(name, self.identity(name, version, inputs)) / CHECKSUMS).is_file()
 
-    def stage(
-        self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]
-    ) -> StageResult:
+    def stage(self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> StageResult:
         """The stored result for these inputs, built by ``build(folder)`` where there is none or it is damaged.
 
         Raises:

@@ -49,9 +49,7 @@ def single_weak(
     return Members.single(experts[best]), choice
 
 
-def uniform_ensemble(
-    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int
-) -> Members:
+def uniform_ensemble(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int) -> Members:
     """``count`` experts on all labelled tokens that differ in their seed only, mixed with equal weights."""
     experts = tuple(
         bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", number))

@@ -88,7 +88,12 @@ class Bench(Protocol):
         ...
 
     def fine_tune(
-        self, role: ModelRole, rows: Sequence[Row], settings: TrainSettings, *, seed: int,
+        self,
+        role: ModelRole,
+        rows: Sequence[Row],
+        settings: TrainSettings,
+        *,
+        seed: int,
         token_weights: Tensor | None = None,
     ) -> Expert:
         """Start again from the pretrained model and train on ``rows``; ``token_weights`` float ``[token]``."""

@@ -125,7 +125,9 @@ FAMILIES.register("story")(
         ),
         asked=(
             lambda x: f"{_dress(x)[0]} has {x[0]} {_dress(x)[1]}, then {_steps(x, ', then ')}. How many then?",
-            lambda x: f"With {x[0]} {_dress(x)[1]}, {_dress(x)[0]} {_steps(x, ', ')}. How many does {_dress(x)[0]} have?",
+            lambda x: (
+                f"With {x[0]} {_dress(x)[1]}, {_dress(x)[0]} {_steps(x, ', ')}. How many does {_dress(x)[0]} have?"
+            ),
         ),
         errors="look random",
     )

@@ -28,7 +28,9 @@ def complete(
     for start in range(0, len(prompts), 256):
         batch = tokenizer(list(prompts[start : start + 256]), return_tensors="pt", padding=True, padding_side="left")
         with torch.inference_mode():
-            output = model.generate(**batch, max_new_tokens=longest, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+            output = model.generate(
+                **batch, max_new_tokens=longest, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )
         texts += tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 

@@ -28,7 +28,10 @@ def make_rows() -> Callable[..., list[Any]]:
         if isinstance(spec, int):
             draw = np.random.default_rng(seed)
             spec = [
-                (draw.integers(1, VOCAB, draw.integers(2, 9)).tolist(), draw.integers(1, VOCAB, draw.integers(1, 5)).tolist())
+                (
+                    draw.integers(1, VOCAB, draw.integers(2, 9)).tolist(),
+                    draw.integers(1, VOCAB, draw.integers(1, 5)).tolist(),
+                )
                 for _ in range(spec)
             ]
         return [EncodedRow(f"r{i}", [*prompt, *answer], len(prompt)) for i, (prompt, answer) in enumerate(spec)]

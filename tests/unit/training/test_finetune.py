@@ -202,7 +202,9 @@ def test_it_learns_and_counts(make_model: Model, make_rows: Rows) -> None:
     assert guesses.tolist() == [row.input_ids[2] for row in rows]
 
 
-def test_a_model_whose_logits_depend_on_its_mask_is_run_the_plain_way(make_model: Model, make_rows: Rows, nll: Any) -> None:
+def test_a_model_whose_logits_depend_on_its_mask_is_run_the_plain_way(
+    make_model: Model, make_rows: Rows, nll: Any
+) -> None:
     model = make_model()
     inner = model.forward
 

@@ -40,7 +40,14 @@ def test_refused(field: str, value: object, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "rows", "batch", "limit", "steps"),
-    [(1, 10, 4, None, 3), (2, 10, 4, None, 6), (0.5, 10, 4, None, 2), (0.01, 10, 4, None, 1), (3, 8, 4, 5, 5), (1, 8, 4, 5, 2)],
+    [
+        (1, 10, 4, None, 3),
+        (2, 10, 4, None, 6),
+        (0.5, 10, 4, None, 2),
+        (0.01, 10, 4, None, 1),
+        (3, 8, 4, 5, 5),
+        (1, 8, 4, 5, 2),
+    ],
 )
 def test_steps(epochs: float, rows: int, batch: int, limit: int | None, steps: int) -> None:
     assert count_steps(TrainSettings(epochs=epochs, batch_size=batch, max_steps=limit), rows) == steps
