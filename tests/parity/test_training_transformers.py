@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -94,7 +95,7 @@ def test_loss_equals_transformers_own(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_shortcut_is_taken_and_exact_with_its_gradient(family: str) -> None:
     model = build(family)
-    batch = flatten_rows(ROWS, None, 0).micro_batch(__import__("numpy").arange(3))
+    batch = flatten_rows(ROWS, None, 0).micro_batch(np.arange(3))
     assert shortcut_agrees(model, batch)
     gradients = []
     for way in (plain_logits, short_logits):

@@ -67,7 +67,8 @@ def boost(
     screen.console.print(f"output folder: {folder}")
     api.boost(
         train, weak, folder, rounds=rounds, settings=settings, training=training, rule=rule,
-        tuning=o.check_tuning(tuning), lora=o.lora(lora_rank), task_format=form, seed=seed, machine=machine, reporter=screen,
+        tuning=o.check_tuning(tuning), lora=o.lora(lora_rank), task_format=form, seed=seed, machine=machine,
+        reporter=screen,
     )  # fmt: skip
     screen.close()
     typer.echo(f"ensemble: {folder}")

@@ -40,7 +40,7 @@ def _entries(kind: str) -> list[tuple[str, str]]:
         hub = [(name, f"hub: {dataset.hub_id}") for name, dataset in DATASETS.items()]
         return [("world", "built in: graded questions generated from a seed"), *hub]
     if kind == "presets":
-        from ensemw2s.experiment.presets import preset_summary, preset_names
+        from ensemw2s.experiment.presets import preset_names, preset_summary
 
         return [(name, preset_summary(name)) for name in preset_names()]
     from ensemw2s.ensemble.combine import RULES

@@ -82,34 +82,22 @@ def encode_options(
     end = end_token(tokenizer)
     cutting = dataclasses.replace(task_format, too_long="cut")
     prompts = _prompt_ids(rows, tokenizer, task_format)
-    counts = [len(row.choices or ()) for row in rows]
-    if 0 in counts:
-        raise DataError(f"row '{rows[counts.index(0)].id}' has no choices to compare: leave it out")
-    options = [row.with_answer(c) for row in rows for c in row.choices or ()]
-    named = [
-        dataclasses.replace(o, id=f"{row.id}/{i}")
-        for row, k, start in _spans(rows, counts)
-        for i, o in enumerate(options[start : start + k])
+    for row in rows:
+        if not row.choices:
+            raise DataError(f"row '{row.id}' has no choices to compare: leave it out")
+    options = [
+        dataclasses.replace(row, id=f"{row.id}/{number}", answer=choice)
+        for row in rows
+        for number, choice in enumerate(row.choices or ())
     ]
-    answers = [[*ids, end] for ids in _plain_ids([task_format.option_text(o.answer or "") for o in options], tokenizer)]
-    repeated = [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
-    fitted = _fit(named, repeated, answers, cutting, context_length)
+    texts = [task_format.option_text(option.answer or "") for option in options]
+    answers = [[*ids, end] for ids in _plain_ids(texts, tokenizer)]
+    repeated = [prompt for row, prompt in zip(rows, prompts, strict=True) for _ in row.choices or ()]
+    fitted = _fit(options, repeated, answers, cutting, context_length)
     if fitted.dropped:
         raise DataError(f"option '{fitted.dropped[0]}' alone is longer than the model's context: leave the row out")
-    return [fitted.rows[start : start + k] for _, k, start in _spans(rows, counts)]
-
-
-def _spans(rows: Sequence[Row], counts: Sequence[int]) -> list[tuple[Row, int, int]]:
-    starts = [sum(counts[:i]) for i in range(len(counts))] if len(counts) < 2 else _running(counts)
-    return list(zip(rows, counts, starts, strict=True))
-
-
-def _running(counts: Sequence[int]) -> list[int]:
-    starts, total = [], 0
-    for count in counts:
-        starts.append(total)
-        total += count
-    return starts
+    remaining = iter(fitted.rows)
+    return [[next(remaining) for _ in row.choices or ()] for row in rows]
 
 
 def token_offsets(encoded: Sequence[EncodedRow]) -> Tensor:

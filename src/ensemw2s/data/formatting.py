@@ -77,7 +77,8 @@ class TaskFormat:
             return re.sub(r"{(\w+)}", lambda match: values[match[1]], text)
         if not getattr(tokenizer, "chat_template", None):
             raise DataError(
-                "format.template is 'chat', but this tokenizer has no chat template: use 'plain', or a tokenizer that has one"
+                "format.template is 'chat', but this tokenizer has no chat template: use 'plain', "
+                "or a tokenizer that has one"
             )
         message = [{"role": "user", "content": self._plain(row)}]
         return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
@@ -96,15 +97,12 @@ class TaskFormat:
         """The form in which answers are compared."""
         if self.normalisation == "exact":
             return text.strip()
-        plain = " ".join(unicodedata.normalize("NFKC", text).lower().split()).strip(string.punctuation + " ")
+        plain = _squeezed(text)
         if self.normalisation == "number":
             numbers = _NUMBER.findall(text)
             return _plain_number(numbers[-1]) if numbers else plain
         if self.normalisation == "choice" and row is not None and row.choices:
-            options = [
-                " ".join(unicodedata.normalize("NFKC", c).lower().split()).strip(string.punctuation + " ")
-                for c in row.choices
-            ]
+            options = [_squeezed(choice) for choice in row.choices]
             if plain not in options and re.fullmatch(r"[a-z]", plain) and ord(plain) - ord("a") < len(options):
                 return options[ord(plain) - ord("a")]
         return plain
@@ -136,6 +134,11 @@ class TaskFormat:
         if self.show_choices and row.choices:
             lines.append(_lettered(row))
         return "\n".join(lines)
+
+
+def _squeezed(text: str) -> str:
+    """NFKC, lower case, single spaces, no punctuation at the ends."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split()).strip(string.punctuation + " ")
 
 
 def _lettered(row: Row) -> str:

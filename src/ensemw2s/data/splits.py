@@ -191,9 +191,8 @@ def _cut(
     counts = {name: getattr(settings, name) for name in shares}
     asked = sum(count for count in counts.values() if count is not None)
     if asked > len(ranked):
-        raise DataError(
-            f"split counts {counts} ask for {asked} of {len(ranked)} {what}: lower split.{max(counts, key=lambda n: counts[n] or 0)}"
-        )
+        most = max(counts, key=lambda name: counts[name] or 0)
+        raise DataError(f"split counts {counts} ask for {asked} of {len(ranked)} {what}: lower split.{most}")
     free = {name: shares[name] for name, count in counts.items() if count is None}
     left = len(ranked) - asked
     for name, share in free.items():

@@ -250,7 +250,8 @@ def _pad(encoded: Sequence[EncodedRow], starts: list[int], rows: list[int], pad_
     if any(len(ids) < width for ids in sequences):
         lengths = torch.tensor([len(ids) for ids in sequences])
         mask = (torch.arange(width) < lengths[:, None]).long()
-    positions, tokens = [], []
+    positions: list[int] = []
+    tokens: list[int] = []
     for place, row in enumerate(rows):
         # the logits at a column predict the next one
         positions += range(place * width + encoded[row].prompt_length - 1, place * width + len(sequences[place]) - 1)

@@ -103,7 +103,7 @@ class StoredBench:
         """The expert's model in evaluation mode; kept until other members are asked for."""
         if expert.identity not in self._loaded:
             s = self.settings
-            common = {"dtype": s.dtype, "device": s.device, "trust_remote_code": s.trust_remote_code}
+            common: dict[str, Any] = {"dtype": s.dtype, "device": s.device, "trust_remote_code": s.trust_remote_code}
             if expert.folder is None:
                 model = load_model(self.name(expert.role), **common)
             else:

@@ -16,10 +16,10 @@ from ensemw2s.errors import ConfigError, nearest
 from ensemw2s.models.adapters import LoraSettings
 from ensemw2s.training.settings import TrainSettings
 
-SYSTEMS = ("weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling")
-METRICS = ("exact_match", "token_accuracy", "option_accuracy")
 SystemName = Literal["weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling"]
 MetricName = Literal["exact_match", "token_accuracy", "option_accuracy"]
+SYSTEMS: tuple[SystemName, ...] = get_args(SystemName)
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in change.items():
         inside = result.get(key)
         both = isinstance(value, Mapping) and isinstance(inside, dict)
-        result[key] = merge(inside, value) if both else _copy(value)  # type: ignore[arg-type]
+        result[key] = merge(inside, value) if both else _copy(value)
     return result
 
 
@@ -210,7 +210,7 @@ def _copy(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _refuse_unknown(settings: Any, kind: type, path: str) -> None:
+def _refuse_unknown(settings: Any, kind: Any, path: str) -> None:
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{path.rstrip('.') or 'the configuration'} must be a section of keys, got {settings!r}")
     hints = get_type_hints(kind)
@@ -221,6 +221,3 @@ def _refuse_unknown(settings: Any, kind: type, path: str) -> None:
         section = hints[key]
         if get_origin(section) is None and dataclasses.is_dataclass(section) and not dataclasses.is_dataclass(value):
             _refuse_unknown(value, section, f"{path}{key}.")
-
-
-assert set(SYSTEMS) == set(get_args(SystemName))

@@ -77,7 +77,7 @@ def run_pipeline(config: Config, splits: Splits, store: Store, reporter: Reporte
     notes += _pool_notes(labelled)
     systems |= _students(config, bench, splits, labelled, wanted)
     bench.purpose = ""
-    ordered = {name: systems[name] for name in config.systems if name in systems}
+    ordered: dict[str, Members] = {name: systems[name] for name in config.systems if name in systems}
     outcome = Outcome(
         splits, {"weak": systems["weak"], **ordered}, boosted, (choice,), labels, labelled, tuple(notes), bench.timings,
         time.perf_counter() - began,

@@ -255,7 +255,7 @@ def _length_notes(outcome: Outcome, bench: StoredBench) -> list[str]:
 
 
 def _examples(config: Config, outcome: Outcome, bench: StoredBench, measured: Measured) -> list[dict[str, Any]]:
-    """Training rows token by token: their weights by round, and every expert's vote where the ensemble answers alike."""
+    """Training rows token by token: their weights by round, and every expert's vote."""
     if outcome.boosted is None or config.evaluation.examples < 1:
         return []
     boosted, tokenizer = outcome.boosted, bench.tokenizer("weak")
@@ -292,7 +292,12 @@ def _example(row: Row, encoded: Any, span: range, boosted: Any, decoded: Any, to
                 "gold": tokenizer.decode([token]),
                 "weights": [float(weights[position]) * scale for weights in boosted.weights],
                 "votes": [
-                    {"expert": number, "text": tokenizer.decode([vote.top_id]), "probability": vote.top_prob, "alpha": alpha}
+                    {
+                        "expert": number,
+                        "text": tokenizer.decode([vote.top_id]),
+                        "probability": vote.top_prob,
+                        "alpha": alpha,
+                    }
                     for number, (vote, alpha) in enumerate(zip(votes, boosted.members.alphas, strict=True), start=1)
                 ] if votes else [],
                 "mixture": tokenizer.decode([said[place]]) if place < len(said) else "",

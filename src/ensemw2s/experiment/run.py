@@ -106,8 +106,12 @@ def execute(
 
 def _write_products(folder: Path, outcome: Outcome, bench: StoredBench) -> None:
     if "ensemble" in outcome.labels:
-        write_jsonl(folder / "labels.jsonl", [label_record(row.raw or {"id": row.id, "question": row.question}, row.id, outcome.labels["ensemble"][row.id])
-                                              for row in outcome.splits.pool])  # fmt: skip
+        labels = outcome.labels["ensemble"]
+        records = [
+            label_record(row.raw or {"id": row.id, "question": row.question}, row.id, labels[row.id])
+            for row in outcome.splits.pool
+        ]
+        write_jsonl(folder / "labels.jsonl", records)
     if outcome.boosted is not None:
         export_ensemble(bench, outcome.boosted, folder / "ensemble")
     if "student" in outcome.systems:

@@ -58,7 +58,7 @@ def download_snapshot(repository: str, *, trust_remote_code: bool = False) -> Pa
         raise unreachable(repository, error) from error
     except Exception as error:
         # The HTTP client differs between hub versions (requests, httpx); its errors share this module prefix only.
-        if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "requests", "urllib3"):
+        if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"):
             raise unreachable(repository, error) from error
         raise
 

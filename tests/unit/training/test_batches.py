@@ -25,7 +25,7 @@ def test_one_batch_by_hand(make_rows: Callable[..., list[Any]]) -> None:
     assert batch.mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     assert batch.positions.tolist() == [1, 4, 5]
     assert batch.labels.tolist() == [0, 7, 8]  # token id 0 is a token like any other
-    assert batch.weights.tolist() == pytest.approx([5 / 6 * w for w in (2.0, 1.0, 3.0)])  # scaled to a mean of 1
+    assert batch.weights.tolist() == [1.0, 0.5, 1.5]  # scaled by a power of two
 
 
 def test_refused(make_rows: Callable[..., list[Any]]) -> None:

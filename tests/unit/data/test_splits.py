@@ -1,0 +1,123 @@
+"""Five splits: by id and not by position, validation from the easy side, tests apart."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ensemw2s.data.rows import Row
+from ensemw2s.data.sources import read_rows
+from ensemw2s.data.splits import SplitSettings, explicit_splits, split_rows
+from ensemw2s.errors import ConfigError, DataError
+
+
+def rows(count: int = 200, difficulty: object = None) -> list[Row]:
+    return [
+        Row(f"r{i}", f"question {i}", "a", difficulty=float(i % 10) if difficulty is None else difficulty)  # type: ignore[arg-type]
+        for i in range(count)
+    ]
+
+
+def names(splits: object) -> dict[str, set[str]]:
+    return {name: {row.id for row in part} for name, part in splits.named().items()}  # type: ignore[attr-defined]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 3))
+@settings(max_examples=25, deadline=None)
+def test_order_of_the_file_changes_nothing(shuffle: int, seed: int) -> None:
+    ordered = rows()
+    mixed = ordered[:]
+    random.Random(shuffle).shuffle(mixed)
+    for kind in ("random", "easy-to-hard"):
+        assert names(split_rows(ordered, SplitSettings(kind=kind), seed)) == names(split_rows(mixed, SplitSettings(kind=kind), seed))  # type: ignore[arg-type]
+
+
+def test_sides_do_not_mix() -> None:
+    splits = split_rows(rows(), SplitSettings(easy_fraction=0.5), 0)
+    easy = [*splits.weak_train, *splits.validation, *splits.test_id]
+    hard = [*splits.pool, *splits.test_ood]
+    assert max(row.difficulty for row in easy) <= min(row.difficulty for row in hard)  # type: ignore[type-var]
+    everyone = [row.id for part in splits.named().values() for row in part]
+    assert len(everyone) == len(set(everyone))
+
+
+def test_ties_are_broken_by_seeded_hash_not_by_order() -> None:
+    # 3 values, cut in the middle of the second: who falls on the easy side must depend on the seed only.
+    tied = [Row(f"r{i}", f"q {i}", "a", difficulty=float(i // 40)) for i in range(120)]
+
+    def easy_ties(seed: int) -> set[str]:
+        splits = split_rows(tied, SplitSettings(easy_fraction=0.5), seed)
+        return {r.id for r in (*splits.weak_train, *splits.validation, *splits.test_id) if r.difficulty == 1.0}
+
+    assert easy_ties(0) != easy_ties(1)
+    assert easy_ties(0) != {f"r{i}" for i in range(40, 60)}
+
+
+def test_threshold_and_unrated_rows() -> None:
+    some = [*rows(), *(Row(f"u{i}", f"unrated {i}", "a") for i in range(20))]
+    splits = split_rows(some, SplitSettings(threshold=2), 0)
+    assert splits.report["rows without a difficulty, left out"] == 20
+    assert {r.difficulty for r in splits.weak_train} <= {0.0, 1.0, 2.0}
+    kept = split_rows(some, SplitSettings(threshold=2, unrated="easy"), 0)
+    ids = {r.id for r in (*kept.weak_train, *kept.validation, *kept.test_id)}
+    assert len({i for i in ids if i.startswith("u")}) > 10
+    assert kept.report["rows without a difficulty, kept on the easy side"] == 20
+
+
+def test_rows_marked_as_test_stay_tests() -> None:
+    marked = [Row(f"r{i}", f"q {i}", "a", difficulty=float(i % 10), split="test" if i % 4 == 0 else "train") for i in range(200)]
+    splits = split_rows(marked, SplitSettings(), 0)
+    assert {r.split for r in (*splits.test_id, *splits.test_ood)} == {"test"}
+    assert {r.split for r in (*splits.weak_train, *splits.validation, *splits.pool)} == {"train"}
+
+
+def test_a_pool_row_with_a_test_id_is_refused() -> None:
+    good = {"weak_train": rows(20), "test_id": [Row("t1", "t", "a")], "test_ood": [Row("x", "other", "a")]}
+    with pytest.raises(DataError, match="a test_ood row has the id of a pool row: 'x'"):
+        explicit_splits({**good, "pool": [Row("x", "some", "a"), Row("y", "more", "a")]}, 0)
+
+
+def test_the_same_text_in_pool_and_test_is_removed_from_the_pool_and_counted() -> None:
+    splits = explicit_splits(
+        {
+            "weak_train": rows(20),
+            "pool": [Row("p1", "Same  TEXT", None), Row("p2", "own text", None)],
+            "test_id": [Row("t1", "t", "a")],
+            "test_ood": [Row("t2", "same text", "a")],
+        },
+        0,
+    )
+    assert [row.id for row in splits.pool] == ["p2"]
+    assert splits.report["pool rows removed: the same text is in a test split"] == 1
+    assert splits.report["validation rows set aside from the training file"] == 4
+
+
+@pytest.mark.parametrize(
+    ("some", "settings_", "message"),
+    [
+        (rows(difficulty=1.0), SplitSettings(), "every row has difficulty 1.0"),
+        ([Row(f"r{i}", f"q{i}", "a") for i in range(9)], SplitSettings(), "no row has one"),
+        (rows(20), SplitSettings(weak_train=100), "ask for 100 of 10 easy rows"),
+        (rows(4), SplitSettings(), "would be empty|is empty"),
+    ],
+)
+def test_impossible_splits(some: list[Row], settings_: SplitSettings, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split_rows(some, settings_, 0)
+
+
+def test_bad_settings() -> None:
+    for bad in ({"kind": "easy"}, {"easy_fraction": 1.0}, {"pool": 0}, {"unrated": "keep"}):
+        with pytest.raises(ConfigError):
+            SplitSettings(**bad)  # type: ignore[arg-type]
+
+
+def test_arc_by_its_rating(shared: Path) -> None:
+    splits = split_rows(read_rows(shared / "data" / "arc_easy.jsonl.gz"), SplitSettings(threshold=1), 0)
+    assert splits.report["rows without a difficulty, left out"] > 0
+    assert {r.difficulty for r in splits.pool} == {2.0, 3.0}
+    assert {r.split for r in splits.test_ood} == {"test"}
