@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from ensemw2s.data.encoding import EncodedRow
 from ensemw2s.training.batches import flatten_rows
 from ensemw2s.training.finetune import fine_tune
 from ensemw2s.training.forward import plain_logits, short_logits, shortcut_agrees
@@ -40,14 +41,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "GPT2": ("GPT2", {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}),
 }
-
-
-class EncodedRow(NamedTuple):
-    """Same fields as ``data.encoding.EncodedRow``."""
-
-    id: str
-    input_ids: list[int]
-    prompt_length: int
 
 
 ROWS = [

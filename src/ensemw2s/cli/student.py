@@ -56,8 +56,8 @@ def student(
     screen, folder = Screen(), out or Path("student")
     screen.console.print(f"output folder: {folder}")
     api.train_student(
-        strong, train, folder, training=training, tuning=o.check_tuning(tuning), lora=o.lora(lora_rank), task_format=form,
-        seed=seed, machine=machine, reporter=screen,
+        strong, train, folder, training=training, tuning=o.check_tuning(tuning), lora=o.lora(lora_rank),
+        task_format=form, seed=seed, machine=machine, reporter=screen,
     )  # fmt: skip
     screen.close()
     typer.echo(f"student: {folder}")

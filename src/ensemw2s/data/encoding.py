@@ -63,7 +63,7 @@ def encode_prompts(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat,
     room = None if limit is None else limit - task_format.max_new_tokens
     if room is not None and room < 1:
         raise ConfigError(
-            f"format.max_new_tokens {task_format.max_new_tokens} leaves no room for a prompt in {limit} tokens: lower it"
+            f"format.max_new_tokens {task_format.max_new_tokens} leaves no room for a prompt in {limit}: lower it"
         )
     prompts = _prompt_ids(rows, tokenizer, task_format)
     return _fit(rows, prompts, [[] for _ in rows], dataclasses.replace(task_format, max_length=room), context_length)
@@ -190,7 +190,5 @@ def _fit(
             prompt = prompt[-room:]
         kept.append(EncodedRow(row.id, [*prompt, *answer], len(prompt)))
     if rows and not kept:
-        raise DataError(
-            f"all {len(rows)} rows are longer than {limit} tokens: raise format.max_length or shorten the rows"
-        )
+        raise DataError(f"all {len(rows)} rows are over {limit} tokens: raise format.max_length or shorten the rows")
     return Encoded(kept, tuple(cut), tuple(dropped))

@@ -55,9 +55,8 @@ class TaskFormat:
                 raise ConfigError(f"unknown field '{{{name}}}' in format.template: {nearest(name, _FIELDS)}")
         for name, kind in (("normalisation", Normalisation), ("too_long", TooLong)):
             if getattr(self, name) not in get_args(kind):
-                raise ConfigError(
-                    f"unknown format.{name} {getattr(self, name)!r}: {nearest(str(getattr(self, name)), get_args(kind))}"
-                )
+                value = str(getattr(self, name))
+                raise ConfigError(f"unknown format.{name} '{value}': {nearest(value, get_args(kind))}")
         if self.max_new_tokens < 1:
             raise ConfigError(f"format.max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.max_length is not None and self.max_length < 2:

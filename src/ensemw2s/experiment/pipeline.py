@@ -128,9 +128,8 @@ def _students(
 def _label_notes(splits: Splits) -> list[str]:
     answers = {row.answer for row in splits.weak_train}
     if len(answers) == 1 and len(splits.weak_train) > 1:
-        return [
-            f"all {len(splits.weak_train)} labelled answers are alike ({next(iter(answers))!r}): there is nothing to learn"
-        ]
+        alike = next(iter(answers))
+        return [f"all {len(splits.weak_train)} labelled answers are alike ({alike!r}): there is nothing to learn"]
     return []
 
 

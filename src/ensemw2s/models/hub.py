@@ -57,8 +57,8 @@ def download_snapshot(repository: str, *, trust_remote_code: bool = False) -> Pa
     except (ConnectionError, TimeoutError, OSError, HfHubHTTPError) as error:
         raise unreachable(repository, error) from error
     except Exception as error:
-        # The HTTP client differs between hub versions (requests, httpx); its errors share this module prefix only.
-        if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"):
+        # The HTTP client differs between hub versions (requests, httpx, httpx2); the module's name tells its errors.
+        if type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise unreachable(repository, error) from error
         raise
 

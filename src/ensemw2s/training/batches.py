@@ -144,7 +144,7 @@ def _checked_weights(token_weights: Tensor | None, count: int) -> np.ndarray:
         raise DataError("token weights must be finite and not negative")
     if not weights.any():
         raise DataError("every answer token has weight 0: nothing is left to train on")
-    # Boosting weights sum to 1 and may be tiny; bringing the largest into [1, 2) keeps them clear of float32's small end.
+    # Boosting weights sum to 1 and may be tiny; bringing the largest into [1, 2) keeps clear of float32's small end.
     # Every step divides by its own total, and a power of two costs no rounding: nothing else changes.
     return np.ldexp(weights, 1 - int(np.frexp(weights.max())[1])).astype(np.float32)
 

@@ -205,18 +205,23 @@ def _training_mode(
         for parameter in half:
             parameter.data = parameter.data.float()
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _call(model, "activation_checkpointing_enable", "gradient_checkpointing_enable", {"use_reentrant": False})
         model.train()
         try:
             yield lambda: torch.autocast(device.type, torch.bfloat16, enabled=mixed)
         finally:
             model.eval()
             if settings.gradient_checkpointing:
-                model.gradient_checkpointing_disable()
+                _call(model, "activation_checkpointing_disable", "gradient_checkpointing_disable")
             for parameter in trainable:
                 parameter.grad = None
             for parameter in half:
                 parameter.data = parameter.data.bfloat16()
+
+
+def _call(model: Any, name: str, older: str, *arguments: Any) -> None:
+    """Call a method under its present name, or under the one that older transformers have."""
+    getattr(model, name if hasattr(model, name) else older)(*arguments)
 
 
 def _checked(pending: list[Tensor], done: int) -> list[float]:

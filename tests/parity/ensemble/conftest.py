@@ -17,7 +17,7 @@ def tiny_model(family: str, seed: int, vocab: int = VOCAB) -> Any:
     import transformers as tf
 
     torch.manual_seed(seed)
-    common = dict(vocab_size=vocab, initializer_range=0.4)  # fmt: skip
+    common = {"vocab_size": vocab, "initializer_range": 0.4}
     if family == "gpt2":
         config = tf.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=CONTEXT, **common)
         return tf.GPT2LMHeadModel(config).eval()

@@ -47,7 +47,9 @@ def test_prompts(tokenizer: object) -> None:
         TaskFormat(template="chat").prompt(row, tokenizer)
 
 
-@pytest.mark.parametrize("bad", [{"template": "hello"}, {"template": "{question}{foo}"}, {"normalisation": "x"}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"template": "hello"}, {"template": "{question}{foo}"}, {"normalisation": "x"}, {"max_new_tokens": 0}]
+)
 def test_bad_formats(bad: dict) -> None:
     with pytest.raises(ConfigError):
         TaskFormat(**bad)

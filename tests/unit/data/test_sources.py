@@ -67,7 +67,10 @@ def test_id_without_column_comes_from_the_content(tmp_path: Path) -> None:
         ([{"question": "a", "answer": "x", "choices": ["x"]}], r"at least two options"),
         ([{"question": "a", "answer": "x", "difficulty": "hard"}], r"difficulty 'hard' is no finite number"),
         ([{"question": "a", "answer": "x", "difficulty": float("nan")}], r"no finite number"),
-        ([{"question": "a", "answer": "x", "id": 1}, {"question": "b", "answer": "x", "id": 1}], r"id '1' stands already"),
+        (
+            [{"question": "a", "answer": "x", "id": 1}, {"question": "b", "answer": "x", "id": 1}],
+            r"id '1' stands already",
+        ),
         ([""], r"holds no rows"),
     ],
 )

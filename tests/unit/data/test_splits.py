@@ -33,7 +33,9 @@ def test_order_of_the_file_changes_nothing(shuffle: int, seed: int) -> None:
     mixed = ordered[:]
     random.Random(shuffle).shuffle(mixed)
     for kind in ("random", "easy-to-hard"):
-        assert names(split_rows(ordered, SplitSettings(kind=kind), seed)) == names(split_rows(mixed, SplitSettings(kind=kind), seed))  # type: ignore[arg-type]
+        assert names(split_rows(ordered, SplitSettings(kind=kind), seed)) == names(
+            split_rows(mixed, SplitSettings(kind=kind), seed)
+        )  # type: ignore[arg-type]
 
 
 def test_sides_do_not_mix() -> None:
@@ -69,7 +71,10 @@ def test_threshold_and_unrated_rows() -> None:
 
 
 def test_rows_marked_as_test_stay_tests() -> None:
-    marked = [Row(f"r{i}", f"q {i}", "a", difficulty=float(i % 10), split="test" if i % 4 == 0 else "train") for i in range(200)]
+    marked = [
+        Row(f"r{i}", f"q {i}", "a", difficulty=float(i % 10), split="test" if i % 4 == 0 else "train")
+        for i in range(200)
+    ]
     splits = split_rows(marked, SplitSettings(), 0)
     assert {r.split for r in (*splits.test_id, *splits.test_ood)} == {"test"}
     assert {r.split for r in (*splits.weak_train, *splits.validation, *splits.pool)} == {"train"}

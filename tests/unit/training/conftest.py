@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ensemw2s.data.encoding import EncodedRow
+
 VOCAB = 40
-
-
-class EncodedRow(NamedTuple):
-    """Same fields as ``data.encoding.EncodedRow``."""
-
-    id: str
-    input_ids: list[int]
-    prompt_length: int
 
 
 @pytest.fixture

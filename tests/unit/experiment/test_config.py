@@ -1,0 +1,62 @@
+"""Configurations: refused at the door with the nearest name; booleans that do not lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ensemw2s.errors import ConfigError
+from ensemw2s.experiment.config import build_config, with_overrides
+from ensemw2s.experiment.presets import load_config, preset_names, preset_summary
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_and_described(name: str) -> None:
+    assert load_config(name).preset == name
+    assert preset_summary(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("boost.ruonds=3", "unknown setting 'boost.ruonds': did you mean 'rounds'"),
+        ("bost.rounds=3", "unknown setting 'bost': did you mean 'boost'"),
+        ("boost.rounds=0", "boost.rounds must be a whole number of at least 1, got 0"),
+        ("boost.rounds=three", "boost.rounds"),
+        ("boost.shrinkage=2", r"shrinkage must lie in \(0, 1\]"),
+        ("models.weak_tuning=half", "weak_tuning"),
+        ("boost.rounds", "is no setting"),
+        ("seed.x=1", "'seed' is a value, not a section"),
+        ("weak_epochs=[0]", "weak_epochs must all be above 0"),
+        ("systems=[teacher]", "systems"),
+        ("evaluation.metrics=[]", "evaluation.metrics is empty"),
+        ("min_confidence=1.5", "min_confidence"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(None, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_false_is_false() -> None:
+    for text, value in (("false", False), ("False", False), ("true", True)):
+        settings = with_overrides({}, [f"models.trust_remote_code={text}"])
+        assert build_config(settings).models.trust_remote_code is value
+
+
+def test_a_file_lies_over_its_preset(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: quickstart\nboost: {rounds: 7}\n")
+    config = load_config(path, ["seed=3"])
+    assert (config.boost.rounds, config.seed, config.models.weak) == (7, 3, "w2s-weak")
+    assert config.boost.mode == load_config().boost.mode
+    path.write_text("- a\n")
+    with pytest.raises(ConfigError, match="holds no settings"):
+        load_config(path)
+    path.write_text("a: [")
+    with pytest.raises(ConfigError, match="as YAML"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="no configuration file 'quickstrat'.*did you mean 'quickstart'"):
+        load_config("quickstrat")
