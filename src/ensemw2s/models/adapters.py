@@ -100,9 +100,13 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> 
     # PEFT lists the layers from a set, in another order in every process; equal adapters shall be equal files.
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)
+    card = folder / "README.md"
+    had_card = card.exists()
     with writing(folder), _quiet_peft():
         # "auto" would ask the hub whether the embedding was resized; we never resize it.
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        if not had_card:  # PEFT leaves an empty form that may name a path of this machine
+            card.unlink(missing_ok=True)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:

@@ -51,5 +51,5 @@ def resolve_device(name: str) -> torch.device:
             )
         return torch.device("cuda", index)
     if match[1] == "mps" and not torch.backends.mps.is_available():
-        raise PrerequisiteError("device 'mps' is not there on this machine; use --device cpu")
+        raise PrerequisiteError("no device 'mps': this machine has none; use --device cpu")
     return torch.device(match[1])

@@ -77,7 +77,7 @@ def resolve_model(name_or_path: str | Path) -> str:
     path = Path(text).expanduser()
     if text in MODELS:
         return str(MODELS.get(text))
-    if path.is_dir():
+    if text and path.is_dir():  # Path("") is the current folder
         return str(path)
     if path.is_file():
         raise ModelError(f"{text} is a file: give the model's folder")

@@ -64,7 +64,7 @@ def test_round_trip_and_equal_bytes(folder: Path, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "owner/tiny"
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert not list((tmp_path / "one").glob("*.bin"))
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     loaded = load_adapter(load_model(folder), tmp_path / "one")
     assert not loaded.training
     assert torch.equal(logits(loaded), expected)
@@ -123,7 +123,7 @@ def test_mixed_up_verbs_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_bad_adapter_folders(folder: Path, tiny_model: Any, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     save_adapter(trained(load_model(folder)), adapter, base=str(folder))
-    for other in (tiny_model(hidden_size=32), tiny_model(num_hidden_layers=1), tiny_model(num_hidden_layers=3)):
+    for other in (tiny_model(hidden_size=32), tiny_model(num_hidden_layers=1)):
         with pytest.raises(ModelError, match="does not fit its base model"):
             load_adapter(other, adapter)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
