@@ -34,6 +34,12 @@ def test_a_draw_at_the_very_end_stays_on_the_last_token_with_weight(monkeypatch:
     assert draw_counts(weights, torch_generator(0)).tolist() == [0, 3, 0]
 
 
+def test_a_draw_at_the_very_beginning_passes_over_tokens_without_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.zeros(n, dtype=torch.float64))
+    weights = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
+    assert draw_counts(weights, torch_generator(0)).tolist() == [0, 3, 0]
+
+
 def test_same_generator_same_draw() -> None:
     weights = uniform_weights(500)
     first = draw_counts(weights, torch_generator(5, "draw"))

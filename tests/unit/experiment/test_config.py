@@ -58,5 +58,5 @@ def test_a_file_lies_over_its_preset(tmp_path: Path) -> None:
     path.write_text("a: [")
     with pytest.raises(ConfigError, match="as YAML"):
         load_config(path)
-    with pytest.raises(ConfigError, match="no configuration file 'quickstrat'.*did you mean 'quickstart'"):
+    with pytest.raises(ConfigError, match=r"no configuration file 'quickstrat'.*did you mean 'quickstart'"):
         load_config("quickstrat")

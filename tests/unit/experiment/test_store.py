@@ -84,7 +84,7 @@ def test_a_result_another_process_finished_first_is_taken(tmp_path: Path) -> Non
 def test_atomic_file_and_folder(tmp_path: Path) -> None:
     target = tmp_path / "x.json"
     write_json(target, {"a": 1})
-    with pytest.raises(RuntimeError), atomic_path(target) as aside:
+    with pytest.raises(RuntimeError), atomic_path(target) as aside:  # noqa: PT012
         aside.write_text("half")
         raise RuntimeError
     assert target.read_text() == '{\n  "a": 1\n}\n'

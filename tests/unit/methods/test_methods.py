@@ -91,7 +91,8 @@ def test_the_first_expert_is_kept_even_at_the_prior() -> None:
 
 
 def test_no_expert_is_trained_that_is_not_used() -> None:
-    bench, boosted = run([[1] * 8, [1] + [0] * 7, [0, 1] + [0] * 6, [0, 0, 1] + [0] * 5], rounds=3)
+    pretrained = [1] * 6 + [0] * 2
+    bench, boosted = run([pretrained, [1] + [0] * 7, [0, 1] + [0] * 6, [0, 0, 1] + [0] * 5], rounds=3)
     assert len(bench.trained) == len(boosted.members.experts) == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -65,14 +66,27 @@ def test_every_call_reads_fresh_weights(folder: Path) -> None:
     assert torch.equal(load_model(folder).get_output_embeddings().weight, kept)
 
 
-def test_the_verbosity_of_transformers_comes_back(folder: Path) -> None:
-    from transformers.utils import logging
+def test_notes_about_spare_tensors_are_not_shown(folder: Path) -> None:
+    shown: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = shown.append  # type: ignore[method-assign]
+    logging.getLogger("transformers").addHandler(handler)
+    edit_config(folder, num_hidden_layers=1)
+    try:
+        load_model(folder)
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert [record.getMessage() for record in shown] == []
 
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+
+def test_the_verbosity_of_transformers_comes_back(folder: Path) -> None:
+    from transformers.utils import logging as notes
+
+    before = notes.get_verbosity(), notes.is_progress_bar_enabled()
     load_model(folder)
     shutil.rmtree(folder)
     refusal(lambda: load_model(folder))
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    assert (notes.get_verbosity(), notes.is_progress_bar_enabled()) == before
 
 
 def test_dtypes(folder: Path) -> None:

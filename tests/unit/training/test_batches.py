@@ -86,6 +86,12 @@ def test_orders_depend_on_seed_and_epoch_and_buckets_save_padding() -> None:
     assert padded(plan(settings, lengths)) < 1.15 * lengths.sum() < random_order
 
 
+def test_long_and_short_batches_come_mixed() -> None:
+    longest = [int(batch.max()) for batch in plan(TrainSettings(batch_size=4, bucket_batches=100), np.arange(200))]
+    assert longest != sorted(longest)
+    assert longest != sorted(longest, reverse=True)
+
+
 def test_without_shuffle_rows_come_in_order() -> None:
     batches = plan(TrainSettings(batch_size=3, shuffle=False), np.array([9, 1, 5, 2, 7]))
     assert [batch.tolist() for batch in batches] == [[0, 1, 2], [3, 4]]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from ensemw2s.errors import ConfigError, DataError, ModelError
-from ensemw2s.training.finetune import TrainingDiverged, fine_tune
+from ensemw2s.training.batches import flatten_rows
+from ensemw2s.training.finetune import TrainingDiverged, fine_tune, make_optimizer
+from ensemw2s.training.forward import shortcut_agrees
 from ensemw2s.training.settings import TrainSettings
 
 Rows = Callable[..., list[Any]]
@@ -97,6 +101,29 @@ def test_one_step_equals_plain_adamw_on_unpadded_rows(make_model: Model, make_ro
     for name, parameter in plain.named_parameters():
         got = dict(model.named_parameters())[name]
         torch.testing.assert_close(got[large[name]], parameter[large[name]], atol=2e-5, rtol=0)
+
+
+def test_many_steps_equal_a_plain_loop(make_model: Model, make_rows: Rows) -> None:
+    rows, plain = make_rows(12), make_model()
+    settings = TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, warmup_fraction=0.3, shuffle=False)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.0)
+    # 9 steps, 2 of them warm-up, then a half cosine over 7.
+    factors = [1 / 3, 2 / 3, *(0.5 + 0.5 * math.cos(math.pi * step / 7) for step in range(7))]
+    losses = []
+    for step, factor in enumerate(factors):
+        optimizer.zero_grad()
+        each = []
+        for row in rows[step % 3 * 4 : step % 3 * 4 + 4]:
+            labels = torch.tensor(row.input_ids)
+            logits, start = plain(labels[None]).logits[0], row.prompt_length
+            each.append(torch.nn.functional.cross_entropy(logits[start - 1 : -1], labels[start:], reduction="none"))
+        loss = torch.cat(each).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = 1e-2 * factor
+        optimizer.step()
+        losses.append(loss.item())
+    assert train(make_model(), rows, settings).losses == pytest.approx(losses, abs=1e-3)
 
 
 @pytest.mark.parametrize("micro", [1, 3, 8])
@@ -221,6 +248,12 @@ def test_a_model_whose_logits_depend_on_its_mask_is_run_the_plain_way(
     assert tripled == pytest.approx(train(other, rows, ONE_STEP).losses[0], abs=1e-4)
 
 
+def test_dropout_does_not_spoil_the_choice_of_the_short_way(make_model: Model, make_rows: Rows) -> None:
+    model = make_model(dropout=0.5).train()
+    assert shortcut_agrees(model, flatten_rows(make_rows(4), None, 0).micro_batch(np.arange(4)))
+    assert model.training
+
+
 def test_bfloat16_is_trained_in_float32_and_comes_back(make_model: Model, make_rows: Rows) -> None:
     rows = make_rows(16)
     model, reference = make_model(dtype=torch.bfloat16), make_model()
@@ -312,8 +345,6 @@ def test_interrupted_it_leaves_the_model_in_order(make_model: Model, make_rows: 
 
 
 def test_weight_decay_spares_norms_and_biases(make_model: Model) -> None:
-    from ensemw2s.training.finetune import make_optimizer
-
     parameters = list(make_model().parameters())
     optimizer = make_optimizer(parameters, TrainSettings(weight_decay=0.1))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}

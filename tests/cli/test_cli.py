@@ -1,0 +1,183 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "ensemw2s.cli.main"]
+TRAIN = [{"question": f"What is {a} {b} {c} put from small to large?", "answer": " ".join(map(str, sorted((a, b, c))))}
+         for a, b, c in [(3, 9, 1), (7, 2, 5), (8, 0, 4), (6, 1, 2), (9, 9, 3), (5, 4, 0)]]  # fmt: skip
+
+
+def ensemw2s(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, *words], cwd=cwd, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def refused(*words: str, cwd: Path) -> str:
+    """A refusal: exit code 2 and one line."""
+    error = ensemw2s(*words, cwd=cwd, code=2).stderr.strip().splitlines()
+    assert error[-1].startswith("error: "), error
+    return error[-1]
+
+
+def jsonl(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, an ensemble, labels and a student, all made from the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    os.environ["ENSEMW2S_CACHE"] = str(folder / "store")
+    jsonl(folder / "train.jsonl", TRAIN)
+    jsonl(
+        folder / "pool.jsonl", [{"question": "What is 9 8 7 1 put from small to large?", "note": {"mine": 1}, "id": 7}]
+    )
+    ensemw2s("boost", "--train", "train.jsonl", "--weak", "w2s-weak", "--rounds", "2", "--out", "ens", "--epochs", "1",
+             "--max-new-tokens", "12", cwd=folder)  # fmt: skip
+    ensemw2s("label", "--ensemble", "ens", "--in", "pool.jsonl", "--out", "labels.jsonl", cwd=folder)
+    ensemw2s(
+        "student", "--strong", "w2s-strong", "--train", "labels.jsonl", "--out", "stu", "--epochs", "1", cwd=folder
+    )
+    return folder
+
+
+def test_labels_keep_the_questions_columns(made: Path) -> None:
+    (record,) = [json.loads(line) for line in (made / "labels.jsonl").read_text().splitlines()]
+    assert (record["id"], record["note"]) == (7, {"mine": 1})
+    assert record["label"]
+    assert 0 < record["confidence"] <= 1
+    assert 0 <= record["agreement"] <= 1
+
+
+def test_expected_accuracy_and_min_confidence(made: Path) -> None:
+    done = ensemw2s(
+        "label", "--ensemble", "ens", "--in", "pool.jsonl", "--out", "l.csv", "--validation", "train.jsonl", cwd=made
+    )
+    assert "expected accuracy of the labels" in done.stdout
+    assert "6 validation rows" in done.stdout
+    strict = ensemw2s(
+        "label",
+        "--ensemble",
+        "ens",
+        "--in",
+        "pool.jsonl",
+        "--out",
+        "none.jsonl",
+        "--min-confidence",
+        "0.9999999",
+        cwd=made,
+    )
+    assert "0 labels" in strict.stdout
+    assert (made / "none.jsonl").read_text() == ""
+
+
+def test_evaluate_writes_scores(made: Path) -> None:
+    for model in ("ens", "stu", "w2s-weak"):
+        ensemw2s("evaluate", "--model", model, "--data", "train.jsonl", "--out", "s.json", cwd=made)
+        scores = {s["metric"]: s for s in json.loads((made / "s.json").read_text())["scores"]}
+        assert scores["exact_match"]["n"] == 6
+        assert set(scores) == {"exact_match", "token_accuracy"}
+
+
+def test_generate_says_which_format_it_applied(made: Path) -> None:
+    done = ensemw2s("generate", "--model", "stu", "What is 4 2 put from small to large?", cwd=made)
+    assert "task_format.json" in done.stderr
+    raw = ensemw2s("generate", "--model", "ens", "--raw", "In order, 4 2 1 is", cwd=made)
+    assert "as it stands" in raw.stderr
+    assert raw.stdout.strip()
+
+
+def test_the_student_is_an_ordinary_model_folder(made: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(made / "stu")
+    AutoTokenizer.from_pretrained(made / "stu")
+
+
+def test_lists_version_help_and_dry_run(made: Path) -> None:
+    listed = ensemw2s("list", cwd=made).stdout
+    for name in ("w2s-weak", "arc_easy", "quickstart", "mean"):
+        assert name in listed
+    assert ensemw2s("--version", cwd=made).stdout.startswith("ensemw2s ")
+    for verb in ("run", "boost", "label", "student", "evaluate", "generate", "report", "list"):
+        assert "Usage" in ensemw2s(verb, "--help", cwd=made).stdout
+    planned = ensemw2s("run", "tiny", "--dry-run", cwd=made).stdout
+    assert "student (w2s-strong)" in planned
+    assert "about" in planned
+    assert not (made / "runs").exists()
+    assert (
+        "would train 3 x"
+        in ensemw2s(
+            "boost", "--train", "train.jsonl", "--weak", "w2s-weak", "--rounds", "3", "--dry-run", cwd=made
+        ).stdout
+    )
+
+
+def test_bad_input_is_one_line_and_exit_2(made: Path) -> None:
+    jsonl(made / "bad.jsonl", [{"question": "a"}])
+    (made / "binary.jsonl").write_bytes(b"\x00\xff\xfe")
+    (made / "empty.jsonl").touch()
+    (made / "hollow").mkdir(exist_ok=True)
+    (made / "other").mkdir(exist_ok=True)
+    (made / "other" / "file").write_text("x")
+    boost = ("boost", "--weak", "w2s-weak", "--out", "new")
+    for words, message in [
+        ((*boost, "--train", "bad.jsonl"), "no column 'answer'"),
+        ((*boost, "--train", "binary.jsonl"), "binary"),
+        ((*boost, "--train", "empty.jsonl"), "is empty"),
+        ((*boost, "--train", "train.jsonl", "--rounds", "0"), "at least 1"),
+        ((*boost, "--train", "train.jsonl", "--rule", "maen"), "did you mean 'mean'"),
+        ((*boost, "--train", "train.jsonl", "--device", "cudda"), "cudda"),
+        (("boost", "--weak", "hollow", "--train", "train.jsonl", "--out", "new"), "hollow"),
+        (("boost", "--weak", "./nowhere", "--train", "train.jsonl", "--out", "new"), "nowhere"),
+        (("boost", "--weak", "w2s-weak", "--train", "train.jsonl", "--out", "other"), "holds something else"),
+        (("label", "--ensemble", "hollow", "--in", "pool.jsonl"), "hollow"),
+        (("label", "--ensemble", "ens", "--in", "pool.jsonl", "--min-confidence", "2"), "min_confidence"),
+        (("generate", "--model", "ens", " "), "prompt is empty"),
+        (("report", "hollow"), "results.json"),
+        (("run", "boost.ruonds=3"), "did you mean 'rounds'"),
+        (("list", "model"), "did you mean 'models'"),
+    ]:
+        assert message in refused(*words, cwd=made), words
+    assert not (made / "new").exists()
+
+
+def test_a_damaged_ensemble_is_refused(made: Path) -> None:
+    import shutil
+
+    shutil.copytree(made / "ens", made / "hurt", dirs_exist_ok=True)
+    weights = next((made / "hurt" / "expert-1").glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert "damaged" in refused("generate", "--model", "hurt", "What?", cwd=made)
+
+
+def test_no_write_permission_is_one_line(made: Path) -> None:
+    if os.name == "nt":
+        pytest.skip("permissions work differently on Windows")
+    message = refused("evaluate", "--model", "w2s-weak", "--data", "train.jsonl", "--out", "/proc/s.json", cwd=made)
+    assert "/proc/s.json" in message
+
+
+def test_python_in_as_many_lines(made: Path) -> None:
+    from ensemw2s import boost, evaluate, generate, label, read_rows, train_student
+
+    ensemble = boost(made / "train.jsonl", "w2s-weak", made / "py-ens", rounds=2)
+    labels = label(ensemble, made / "pool.jsonl", made / "py.jsonl", validation=read_rows(made / "train.jsonl"))
+    assert labels.expected_accuracy
+    student = train_student("w2s-strong", made / "py.jsonl", made / "py-stu")
+    assert evaluate(student, made / "train.jsonl")["scores"][0]["metric"] == "exact_match"
+    text, _ = generate(student, "What is 4 2 put from small to large?")
+    assert text

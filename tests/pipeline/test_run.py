@@ -1,0 +1,200 @@
+"""The whole run at tiny size: what it writes, what it may look at, and that it resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensemw2s.artifacts import file_sha256
+from ensemw2s.data.rows import Row
+from ensemw2s.errors import ConfigError
+from ensemw2s.experiment import run as run_module
+from ensemw2s.experiment.bench import StoredBench
+from ensemw2s.experiment.presets import load_config
+from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.run import execute
+from ensemw2s.experiment.sources import load_splits
+from ensemw2s.report.write import write_report
+
+CONFIG = load_config("tiny")
+SYSTEMS = {"weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling"}
+
+
+class Counting(Reporter):
+    def __init__(self) -> None:
+        self.built: list[str] = []
+
+    def finished(self, title: str, seconds: float, reused: bool) -> None:
+        if not reused:
+            self.built.append(title)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Path]:
+    base = tmp_path_factory.mktemp("run")
+    folder, results = execute(CONFIG, base / "out", store=base / "store")
+    return folder, results, base / "store"
+
+
+def test_results_hold_what_is_promised(finished: tuple) -> None:
+    folder, _, _ = finished
+    results = json.loads((folder / "results.json").read_text())
+    assert results["schema"] == 1
+    assert (results["preset"], results["seed"]) == ("tiny", 0)
+    assert {s["system"] for s in results["scores"]} == SYSTEMS
+    assert {s["split"] for s in results["scores"]} == {"test_id", "test_ood"}
+    for score in results["scores"]:
+        assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1
+        assert score["n"] > 0
+    assert [r["round"] for r in results["rounds"]] == list(range(1, len(results["rounds"]) + 1))
+    assert {"error", "alpha", "train_token_error"} <= set(results["rounds"][0])
+    for entry in results["pgr"]:
+        assert (entry["value"] is None) == bool(entry["reason"])
+    assert results["peak_memory_mb"] > 0
+    assert all(seconds >= 0 for seconds in results["timings"].values())
+    assert {"torch", "python", "transformers"} <= set(results["versions"])
+    assert results["config"]["boost"]["rounds"] == 2
+
+
+def test_the_folder_holds_labels_ensemble_student_and_report(finished: tuple) -> None:
+    folder, results, _ = finished
+    write_report(folder)
+    for name in ("report.html", "scores.csv", "labels.jsonl", "ensemble/ensemble.json", "student/model.safetensors"):
+        assert (folder / name).is_file(), name
+    labels = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+    assert len(labels) == results["splits"]["pool"]["rows"]
+    assert {"question", "family", "label", "confidence", "agreement"} <= set(labels[0])
+
+
+def test_the_same_command_repeats_nothing_and_changes_nothing(finished: tuple) -> None:
+    folder, results, store = finished
+    counting = Counting()
+    _, again = execute(CONFIG, folder, store=store, reporter=counting)
+    assert counting.built == []
+    for key in ("scores", "rounds", "pgr", "differences", "staged", "pseudo_labels", "selection"):
+        assert again[key] == results[key], key
+
+
+def test_a_change_runs_only_what_depends_on_it(finished: tuple, tmp_path: Path) -> None:
+    _, _, store = finished
+    counting = Counting()
+    student = dataclasses.replace(CONFIG.student, learning_rate=1e-4)
+    execute(dataclasses.replace(CONFIG, student=student), tmp_path / "out", store=store, reporter=counting)
+    trained = [title for title in counting.built if "train" in title]
+    assert trained, "students must be trained again"
+    assert all("strong" in title for title in trained)
+
+
+def test_a_killed_run_goes_on_from_its_last_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: tuple
+) -> None:
+    calls = []
+    original = StoredBench.fine_tune
+
+    def dying(self: StoredBench, *args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(StoredBench, "fine_tune", dying)
+    with pytest.raises(KeyboardInterrupt):
+        execute(CONFIG, tmp_path / "out", store=tmp_path / "store")
+    assert not (tmp_path / "out" / "results.json").exists()
+    monkeypatch.setattr(StoredBench, "fine_tune", original)
+    counting = Counting()
+    _, results = execute(CONFIG, tmp_path / "out", store=tmp_path / "store", reporter=counting)
+    assert results["scores"] == finished[1]["scores"]
+    assert sum("train weak" in title for title in counting.built) < 5  # 2 + 2 + 2 experts less the finished three
+
+
+def test_no_label_of_the_hard_side_is_looked_at(
+    finished: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every hard answer becomes garbage: ensemble, pseudo-labels and student stay byte for byte the same."""
+    folder, results, _ = finished
+
+    def garbage(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        return tuple(
+            dataclasses.replace(r, answer="0 0 0", choices=None, raw={**r.raw, "answer": "0 0 0"}) for r in rows
+        )
+
+    def spoiled(config: Any) -> Any:
+        splits = load_splits(config)
+        pool = tuple(dataclasses.replace(r, answer="0 0 0", raw={**r.raw, "answer": "0 0 0"}) for r in splits.pool)
+        return dataclasses.replace(splits, pool=pool, test_ood=garbage(splits.test_ood))
+
+    monkeypatch.setattr(run_module, "load_splits", spoiled)
+    other, changed = execute(CONFIG, tmp_path / "out", store=tmp_path / "store")
+
+    def weights(base: Path) -> dict[str, str]:
+        return {str(p.relative_to(base)): file_sha256(p) for p in sorted(base.rglob("*.safetensors"))}
+
+    assert weights(folder) == weights(other)
+    assert len(weights(folder)) >= 2
+
+    def said(base: Path) -> list[tuple]:
+        lines = (base / "labels.jsonl").read_text().splitlines()
+        return [(r["id"], r["label"], r["confidence"], r["agreement"]) for r in map(json.loads, lines)]
+
+    assert said(folder) == said(other)
+    assert changed["selection"] == results["selection"]
+
+    def score(source: dict, system: str, split: str) -> float:
+        return next(
+            s["value"]
+            for s in source["scores"]
+            if (s["system"], s["split"], s["metric"]) == (system, split, "exact_match")
+        )
+
+    assert score(changed, "student", "test_id") == score(results, "student", "test_id")
+    assert score(changed, "student", "test_ood") == 0 < score(results, "student", "test_ood")
+
+
+def test_another_runs_folder_and_foreign_files_are_refused(finished: tuple, tmp_path: Path) -> None:
+    folder, _, store = finished
+    with pytest.raises(ConfigError, match="run of another configuration"):
+        execute(dataclasses.replace(CONFIG, seed=1), folder, store=store)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="files that are no run of ours"):
+        execute(CONFIG, tmp_path, store=store)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_lora_and_reweighting_run_through(tmp_path: Path) -> None:
+    config = load_config(
+        "tiny",
+        ["models.weak_tuning=lora", "models.strong_tuning=lora", "boost.mode=reweight", "boost.prior=vocabulary", "lora.r=4",
+         "expert.learning_rate=0.005", "systems=[weak,ensemble,student]", "rule=product", "label_by=options"],
+    )  # fmt: skip
+    folder, results = execute(config, tmp_path / "out", store=tmp_path / "store")
+    assert (folder / "ensemble" / "expert-1" / "adapter_model.safetensors").is_file()
+    assert {s["system"] for s in results["scores"]} == {"weak", "ensemble", "student"}
+    shutil.rmtree(folder)
+
+
+def test_real_data_with_real_models_stands_at_chance(shared: Path, tmp_path: Path) -> None:
+    path = tmp_path / "arc.yaml"
+    path.write_text(
+        f"""
+preset: tiny
+data: {{source: {shared / "data" / "arc_easy.jsonl.gz"}}}
+split: {{kind: easy-to-hard, threshold: 1, weak_train: 40, validation: 10, pool: 30, test_id: 60, test_ood: 60}}
+format: {{show_choices: true, normalisation: choice, max_new_tokens: 8, max_length: 256}}
+models: {{weak: {shared / "models" / "tinystories-llama-260k"}, strong: {shared / "models" / "tinystories-bitnet-3m"}}}
+label_by: options
+"""
+    )
+    folder, results = execute(load_config(path), tmp_path / "out", store=tmp_path / "store")
+    assert results["main_metric"] == "option_accuracy"
+    assert results["split_report"]["rows without a difficulty, left out"] > 0
+    ood = [s for s in results["scores"] if s["split"] == "test_ood" and s["metric"] == "option_accuracy"]
+    assert len(ood) == len(SYSTEMS)
+    assert sum(s["at_chance"] for s in ood) >= len(SYSTEMS) - 1
+    write_report(folder)
+    assert "chance" in (folder / "report.html").read_text()
