@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,24 @@ def test_python_in_as_many_lines(made: Path) -> None:
     assert evaluate(student, made / "train.jsonl")["scores"][0]["metric"] == "exact_match"
     text, _ = generate(student, "What is 4 2 put from small to large?")
     assert text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_keeps_what_is_finished_and_prints_the_command_that_resumes(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    environment = {**os.environ, "ENSEMW2S_CACHE": str(tmp_path / "store")}
+    words = ["run", "tiny", "--out", "out", "expert.epochs=400", "weak_epochs=[1,400]"]
+    process = subprocess.Popen(
+        [*COMMAND, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "store").glob("answers/*/checksums.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in error
+    assert "ensemw2s run tiny --out out expert.epochs=400 'weak_epochs=[1,400]'" in error
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert not (tmp_path / "out" / "results.json").exists()

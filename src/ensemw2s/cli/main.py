@@ -6,7 +6,9 @@ Heavy imports (torch, transformers) wait until a verb needs them.
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -21,6 +23,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class _Stopped(BaseException):
+    """Ctrl-C, or a scheduler's SIGTERM. A class of our own: the framework turns KeyboardInterrupt into a bare abort."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # A second Ctrl-C kills at once, should the clean-up hang.
+    signal.signal(number, signal.SIG_DFL)
+    raise _Stopped(number)
 
 
 def _version(show: bool) -> None:
@@ -50,10 +62,12 @@ def _register() -> None:
 def main() -> None:
     """Run the command line."""
     _register()
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _stopped()
+    except _Stopped as stopped:
+        _resume_hint(int(stopped.args[0]))
     except EnsemW2SError as error:
         _fail(str(error))
     except OSError as error:
@@ -72,10 +86,10 @@ def _fail(message: str) -> None:
     raise SystemExit(2)
 
 
-def _stopped() -> None:
+def _resume_hint(number: int) -> None:
     command = shlex.join(["ensemw2s", *sys.argv[1:]])
     sys.stderr.write(f"\nstopped; finished stages are kept. To go on from there:\n  {command}\n")
-    raise SystemExit(130)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
