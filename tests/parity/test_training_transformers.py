@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 import transformers
 
 from ensemw2s.data.encoding import EncodedRow
+from ensemw2s.models.loading import load_model
 from ensemw2s.training.batches import flatten_rows
 from ensemw2s.training.finetune import fine_tune
 from ensemw2s.training.forward import plain_logits, short_logits, shortcut_agrees
 from ensemw2s.training.settings import TrainSettings
 
-SHARED: dict[str, Any] = {
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
+SIZES: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -25,19 +28,19 @@ SHARED: dict[str, Any] = {
     "initializer_range": 0.3,
 }
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "GPTNeoX": ("GPTNeoX", SHARED),
-    "Llama": ("Llama", {**SHARED, "num_key_value_heads": 1, "tie_word_embeddings": True}),
-    "Qwen2": ("Qwen2", {**SHARED, "num_key_value_heads": 1}),
-    "Mistral with a window": ("Mistral", {**SHARED, "num_key_value_heads": 1, "sliding_window": 3}),
+    "GPTNeoX": ("GPTNeoX", SIZES),
+    "Llama": ("Llama", {**SIZES, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "Qwen2": ("Qwen2", {**SIZES, "num_key_value_heads": 1}),
+    "Mistral with a window": ("Mistral", {**SIZES, "num_key_value_heads": 1, "sliding_window": 3}),
     "Gemma2 with soft caps": (
         "Gemma2",
-        {**SHARED, "num_key_value_heads": 1, "head_dim": 8, "final_logit_softcapping": 0.5},
+        {**SIZES, "num_key_value_heads": 1, "head_dim": 8, "final_logit_softcapping": 0.5},
     ),
-    "Granite with scaled logits": ("Granite", {**SHARED, "num_key_value_heads": 1, "logits_scaling": 8.0}),
+    "Granite with scaled logits": ("Granite", {**SIZES, "num_key_value_heads": 1, "logits_scaling": 8.0}),
     "Bloom with linear biases": ("Bloom", {"vocab_size": 40, "hidden_size": 16, "n_layer": 2, "n_head": 2}),
     "OPT with offset positions": (
         "OPT",
-        {**SHARED, "ffn_dim": 32, "word_embed_proj_dim": 16, "do_layer_norm_before": True},
+        {**SIZES, "ffn_dim": 32, "word_embed_proj_dim": 16, "do_layer_norm_before": True},
     ),
     "GPT2": ("GPT2", {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}),
 }
@@ -103,3 +106,10 @@ def test_the_shortcut_is_taken_and_exact_with_its_gradient(family: str) -> None:
     assert plain_gradient.keys() == short_gradient.keys()
     for name, gradient in plain_gradient.items():
         torch.testing.assert_close(short_gradient[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real small models in ../shared/models")
+@pytest.mark.parametrize("name", ["tinystories-llama-260k", "tinystories-bitnet-3m"])
+def test_the_shortcut_is_taken_on_real_models(name: str) -> None:
+    batch = flatten_rows(ROWS, None, 0).micro_batch(np.arange(3))
+    assert shortcut_agrees(load_model(SHARED / name), batch)
