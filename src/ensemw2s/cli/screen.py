@@ -14,7 +14,7 @@ from ensemw2s.experiment.reporter import Progress as Report
 from ensemw2s.experiment.reporter import Reporter
 
 # Scoring stages finish in a moment and come by the dozen: a line each would bury the others.
-_QUIET_SECONDS = 0.5
+_QUIET_SECONDS = 1.0
 
 
 class _Rate(ProgressColumn):

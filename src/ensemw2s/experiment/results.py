@@ -63,7 +63,7 @@ def measure_systems(config: Config, outcome: Outcome, bench: StoredBench) -> Mea
     answers: dict[tuple[str, str], Mapping[str, Answer]] = {}
     for system, members in outcome.systems.items():
         for split in TESTS:
-            bench.purpose = f"{system} on {split}"
+            bench.purpose = f"score {system}"
             rows = getattr(outcome.splits, split)
             found, answers[system, split] = measure_rows(bench, members, rows, config.evaluation.metrics, "test")
             scores |= {(system, split, metric): value for metric, value in found.items()}
@@ -177,7 +177,7 @@ def _staged(config: Config, outcome: Outcome, bench: StoredBench) -> list[dict[s
     for split in ("validation", *TESTS):
         rows = getattr(outcome.splits, split)
         for count in range(1, len(members.experts) + 1):
-            bench.purpose = f"first {count} experts on {split}"
+            bench.purpose = "score the first 1, 2 .. T experts"
             purpose = "validation" if split == "validation" else "test"
             found, _ = measure_rows(bench, members.first(count), rows, ["exact_match"], purpose)
             entries.append(
