@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import torch
-from _hardware import describe_hardware
+from _hardware import describe
 
 from ensemw2s.data.encoding import encode_prompts
 from ensemw2s.data.formatting import TaskFormat
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--naive", type=int, default=60)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
-    print(describe_hardware())
+    print(describe())
     tokenizer = load_tokenizer("w2s-weak")
     models = []
     for seed in range(len(ALPHAS)):  # four experts that differ: the built-in weak model, slightly shaken

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _hardware import describe_hardware
+from _hardware import describe
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--preset", default="quickstart")
     arguments = parser.parse_args()
-    print(describe_hardware())
+    print(describe())
     rows = []
     for _ in range(arguments.runs):
         with tempfile.TemporaryDirectory() as folder:

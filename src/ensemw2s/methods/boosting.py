@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ensemw2s.boosting.rounds import BoostSettings, RoundRecord, boosting_step, prior_for_round
-from ensemw2s.boosting.sampling import draw_counts
+from ensemw2s.boosting.sampling import training_weights
 from ensemw2s.boosting.weights import uniform_weights
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import DataError, ModelError
@@ -39,18 +39,6 @@ class Boosted:
     messages: tuple[str, ...]
 
 
-def training_weights(weights: Tensor, settings: BoostSettings, seed: int, round_number: int) -> Tensor:
-    """What round t trains on, float32 ``[token]``, from its distribution D_t.
-
-    ``resample``: how often each token was drawn in n draws (or 1 if ever, with ``count="once"``).
-    ``reweight``: n · D_t; the factor only keeps the numbers near 1, the loss divides by their sum.
-    """
-    if settings.mode == "reweight":
-        return (weights * len(weights)).float()
-    counts = draw_counts(weights, torch_generator(seed, "boost", "resample", round_number))
-    return (counts.clamp(max=1) if settings.count == "once" else counts).float()
-
-
 def boost_experts(
     bench: Bench, rows: Sequence[Row], settings: BoostSettings, training: TrainSettings, *, seed: int, rule: str
 ) -> Boosted:
@@ -78,7 +66,9 @@ def boost_experts(
             rows,
             training,
             seed=derive_seed(seed, "expert", number),
-            token_weights=training_weights(weights, settings, seed, number),
+            token_weights=training_weights(
+                weights, settings.mode, settings.count, torch_generator(seed, "boost", "resample", number)
+            ).float(),
         )
         wrong = bench.token_errors(expert, rows)
         prior = prior_for_round(settings, weights, pretrained_wrong, bench.vocabulary_size("weak"))

@@ -15,7 +15,7 @@ from ensemw2s.data.rows import Row
 from ensemw2s.errors import DataError
 from ensemw2s.methods.baselines import single_weak, uniform_ensemble
 from ensemw2s.methods.bench import Answer, Expert, Members
-from ensemw2s.methods.boosting import boost_experts, training_weights
+from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.students import take_labels, train_student
 from ensemw2s.training.settings import TrainSettings
 
@@ -101,15 +101,15 @@ def test_no_answer_tokens() -> None:
         run([[]], rounds=1)
 
 
-def test_resampling_counts_draws() -> None:
-    weights = torch.tensor([0.7, 0.1, 0.1, 0.1], dtype=torch.float64)
-    times = training_weights(weights, BoostSettings(mode="resample"), 0, 1)
-    once = training_weights(weights, BoostSettings(mode="resample", count="once"), 0, 1)
-    assert times.sum() == 4
-    assert once.tolist() == [float(x > 0) for x in times.tolist()]
-    assert torch.equal(times, training_weights(weights, BoostSettings(mode="resample"), 0, 1))
-    draws = [training_weights(weights, BoostSettings(mode="resample"), 0, t) for t in range(1, 9)]
-    assert not all(torch.equal(draws[0], other) for other in draws[1:])
+def test_resampling_draws_anew_each_round_and_the_same_for_the_same_seed() -> None:
+    errors = [[1] * 6 + [0] * 2, [1] + [0] * 7, [0, 1] + [0] * 6, [0, 0, 1] + [0] * 5]
+    drawn = [[call["weights"] for call in run(errors, rounds=3, mode="resample")[0].trained] for _ in range(2)]
+    for one, other in zip(*drawn, strict=True):
+        assert torch.equal(one, other)
+        assert one.sum() == 8
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+    once, _ = run(errors, rounds=3, mode="resample", count="once")
+    assert once.trained[0]["weights"].tolist() == [float(x > 0) for x in drawn[0][0].tolist()]
 
 
 def test_the_single_experts_budget_is_chosen_on_validation() -> None:
