@@ -1,34 +1,27 @@
-"""Rows from files: JSONL, CSV, Parquet. Every refusal names the file and the line.
+"""Rows from files (formats: ``records``). Every refusal names the file and the line.
 
 Columns: ``question``, ``answer``, and optionally ``context``, ``choices``, ``difficulty``, ``id``, ``split``.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
+import dataclasses
 import hashlib
-import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.artifacts import atomic_path, canonical_json, write_jsonl
+from ensemw2s.artifacts import canonical_json
+from ensemw2s.data.records import Record, is_data_file, read_records, text_of, write_records
 from ensemw2s.data.rows import Row
-from ensemw2s.errors import DataError
+from ensemw2s.errors import DataError, nearest
+
+__all__ = ["COLUMNS", "content_id", "is_data_file", "read_rows", "resolve_answer", "write_records"]
 
 COLUMNS = ("question", "answer", "context", "choices", "difficulty", "id", "split")
-JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".json.gz")
-_SUFFIXES = (*JSONL_SUFFIXES, ".csv", ".csv.gz", ".parquet")
-
-Record = dict[str, Any]
-
-
-def is_data_file(name: str) -> bool:
-    """Whether a name ends like a file this module reads."""
-    return name.lower().endswith(_SUFFIXES)
 
 
 def read_rows(path: str | Path, *, columns: Mapping[str, str] | None = None, need_answer: bool = True) -> list[Row]:
@@ -49,45 +42,19 @@ def read_rows(path: str | Path, *, columns: Mapping[str, str] | None = None, nee
     names = _column_names(columns)
     rows: list[Row] = []
     seen: dict[str, str] = {}
-    for place, record in _records(path):
+    copies: dict[str, int] = {}
+    for place, record in read_records(path):
         row = _row(record, names, place, need_answer)
         if record.get(names["id"]) in (None, ""):
-            row = _numbered(row, seen)
+            row = _numbered(row, seen, copies)
         elif row.id in seen:
             raise DataError(f"{place}: id '{row.id}' stands already at {seen[row.id]}; ids must be unique, rename one")
         seen[row.id] = place
         rows.append(row)
     if not rows:
         raise DataError(f"{path} holds no rows: give a file with at least one question")
+    _check_mapped(path, rows, columns)
     return rows
-
-
-def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records atomically in the format the name's ending tells.
-
-    Raises:
-        DataError: an ending this program does not write.
-        CacheError: the operating system refused.
-    """
-    name = path.name.lower()
-    if name.endswith((".jsonl.gz", ".json.gz")):
-        with atomic_path(path) as aside, gzip.open(aside, "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    elif name.endswith((".jsonl", ".ndjson")):
-        write_jsonl(path, [dict(record) for record in records])
-    elif name.endswith(".csv"):
-        with atomic_path(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(key for record in records for key in record)))
-            writer.writeheader()
-            writer.writerows({key: _cell(value) for key, value in record.items()} for record in records)
-    elif name.endswith(".parquet"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        with atomic_path(path) as aside:
-            pq.write_table(pa.Table.from_pylist([dict(record) for record in records]), aside)
-    else:
-        raise DataError(f"cannot tell the format of '{path}': let the name end in .jsonl, .jsonl.gz, .csv or .parquet")
 
 
 def content_id(question: str, context: str | None, choices: Sequence[str] | None) -> str:
@@ -104,11 +71,13 @@ def resolve_answer(answer: Any, choices: Sequence[str] | None, place: str) -> st
     """
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         return None
+    if isinstance(answer, float) and math.isnan(answer):
+        return None  # an empty cell of a numeric table column
     if choices is None:
-        return _text(answer)
-    text = _text(answer)
-    if not isinstance(answer, bool) and (isinstance(answer, int) or (text not in choices and text.isdecimal())):
-        index = int(answer)
+        return text_of(answer)
+    text = text_of(answer)
+    index = None if isinstance(answer, bool) else _index(answer, text in choices)
+    if index is not None:
         if not 0 <= index < len(choices):
             raise DataError(f"{place}: answer {index} is out of choices; allowed: 0 to {len(choices) - 1}")
         return choices[index]
@@ -119,81 +88,32 @@ def resolve_answer(answer: Any, choices: Sequence[str] | None, place: str) -> st
     return text
 
 
-def _column_names(columns: Mapping[str, str] | None) -> dict[str, str]:
-    from ensemw2s.errors import nearest
+def _index(answer: Any, is_option: bool) -> int | None:
+    """The index an answer stands for. Tables turn 2 into 2.0 where a cell of the column is empty."""
+    if isinstance(answer, int):
+        return answer
+    if is_option or not re.fullmatch(r"-?\d+(\.0+)?", str(answer).strip()):
+        return None
+    return int(float(answer))
 
+
+def _check_mapped(path: Path, rows: Sequence[Row], columns: Mapping[str, str] | None) -> None:
+    """Context and choices the caller named must exist: a typing error would silently ask other questions.
+
+    The others are told elsewhere, or may rightly be missing from one of several files (difficulty, answer).
+    """
+    for name in ("context", "choices"):
+        theirs = (columns or {}).get(name)
+        if theirs is not None and not any(theirs in row.raw for row in rows):
+            have = dict.fromkeys(str(key) for row in rows for key in row.raw)
+            raise DataError(f"{path}: no column '{theirs}' for the {name}: {nearest(theirs, have)}")
+
+
+def _column_names(columns: Mapping[str, str] | None) -> dict[str, str]:
     for name in columns or {}:
         if name not in COLUMNS:
             raise DataError(f"unknown column '{name}': {nearest(name, COLUMNS)}")
     return {name: (columns or {}).get(name, name) for name in COLUMNS}
-
-
-def _records(path: Path) -> Iterator[tuple[str, Record]]:
-    name = path.name.lower()
-    if not path.is_file():
-        raise DataError(f"no data file '{path}': check the path")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty: give a file with at least one question")
-    if name.endswith(".parquet"):
-        return _parquet_records(path)
-    if name.endswith(JSONL_SUFFIXES):
-        return _json_records(path)
-    if name.endswith((".csv", ".csv.gz")):
-        return _csv_records(path)
-    raise DataError(f"cannot tell the format of '{path}': allowed endings are {', '.join(_SUFFIXES)}")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError, OSError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is binary or not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    if "\0" in text:
-        raise DataError(f"{path} is a binary file, no text: give JSON Lines, CSV or Parquet")
-    return text
-
-
-def _json_records(path: Path) -> Iterator[tuple[str, Record]]:
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(
-                f"{place}: not JSON ({str(error).splitlines()[0]}); every line must be one JSON object"
-            ) from error
-        if not isinstance(record, dict):
-            raise DataError(f'{place}: {type(record).__name__} instead of a JSON object; write {{"question": ...}}')
-        yield place, record
-
-
-def _csv_records(path: Path) -> Iterator[tuple[str, Record]]:
-    reader = csv.DictReader(io.StringIO(_read_text(path)), strict=True)
-    try:
-        for record in reader:
-            place = f"{path}, line {reader.line_num}"
-            if None in record:
-                raise DataError(f"{place}: more cells than the header has columns; quote cells that hold commas")
-            yield place, {key: (None if value == "" else value) for key, value in record.items()}
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
-
-
-def _parquet_records(path: Path) -> Iterator[tuple[str, Record]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
-    for number, record in enumerate(table.to_pylist(), start=1):
-        yield f"{path}, row {number}", record
 
 
 def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool) -> Row:
@@ -205,7 +125,7 @@ def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool
                 f"Rename it, or map it with data.columns.{column}"
             )
     question = record[names["question"]]
-    if question is None or not _text(question).strip():
+    if question is None or not text_of(question).strip():
         raise DataError(f"{place}: the question is blank; give it a text or remove the row")
     choices = _choices(record.get(names["choices"]), place)
     answer = resolve_answer(record.get(names["answer"]), choices, place)
@@ -214,17 +134,17 @@ def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool
             f"{place}: the answer is blank, so there are no answer tokens; give an answer or remove the row"
         )
     context = record.get(names["context"])
-    context = _text(context) if context not in (None, "") else None
+    context = text_of(context) if context not in (None, "") else None
     identity = record.get(names["id"])
     split = record.get(names["split"])
     return Row(
-        id=_text(identity) if identity not in (None, "") else content_id(_text(question), context, choices),
-        question=_text(question),
+        id=text_of(identity) if identity not in (None, "") else content_id(text_of(question), context, choices),
+        question=text_of(question),
         answer=answer,
         context=context,
         choices=choices,
         difficulty=_difficulty(record.get(names["difficulty"]), place),
-        split=_text(split) if split not in (None, "") else None,
+        split=text_of(split) if split not in (None, "") else None,
         raw=record,
     )
 
@@ -242,7 +162,7 @@ def _choices(value: Any, place: str) -> tuple[str, ...] | None:
             value = value.split("|")
     if not isinstance(value, Iterable) or isinstance(value, Mapping):
         raise DataError(f"{place}: choices must be a list of texts, got {value!r}")
-    choices = tuple(_text(choice) for choice in value)
+    choices = tuple(text_of(choice) for choice in value)
     if len(choices) < 2 or any(not choice.strip() for choice in choices):
         raise DataError(f"{place}: choices {list(choices)} need at least two options, none of them blank")
     return choices
@@ -260,19 +180,10 @@ def _difficulty(value: Any, place: str) -> float | None:
     return number
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else canonical_json(value) if isinstance(value, (dict, list)) else str(value)
-
-
-def _numbered(row: Row, seen: Mapping[str, str]) -> Row:
-    import dataclasses
-
-    count, name = 1, row.id
+def _numbered(row: Row, seen: Mapping[str, str], copies: dict[str, int]) -> Row:
+    """A row with a content id; a repeated one gets the suffix ``#2``, ``#3`` ..."""
+    name = row.id
     while name in seen:
-        count += 1
-        name = f"{row.id}#{count}"
+        copies[row.id] = copies.get(row.id, 1) + 1
+        name = f"{row.id}#{copies[row.id]}"
     return dataclasses.replace(row, id=name)
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value

@@ -24,7 +24,7 @@ from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.store import StageResult, Store
 from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole
 from ensemw2s.models.adapters import add_lora, load_expert, save_adapter
-from ensemw2s.models.loading import context_length, load_model, load_tokenizer, quiet
+from ensemw2s.models.loading import context_length, load_model, load_tokenizer, quiet, writing
 from ensemw2s.training.finetune import fine_tune
 from ensemw2s.training.settings import TrainSettings
 
@@ -149,6 +149,9 @@ class StoredBench:
         def build(folder: Path) -> None:
             model = load_model(self.name(role), dtype=s.dtype, device=s.device, trust_remote_code=s.trust_remote_code)
             encoded = encode_rows(rows, self.tokenizer(role), s.task_format, context_length(model))
+            for ids, fate in ((encoded.cut, "cut from the left to fit"), (encoded.dropped, "left out as too long")):
+                if ids:
+                    self.reporter.note(f"{len(ids)} of {len(rows)} training rows were {fate} (first: {ids[0]})")
             if tuning == "lora":
                 model = add_lora(model, s.lora, seed)
             with self.reporter.working(f"train {role} model, {len(encoded.rows)} rows", "step") as progress:
@@ -156,7 +159,7 @@ class StoredBench:
                     model, encoded.rows, settings, seed=seed, token_weights=token_weights,
                     pad_token_id=padding_token(self.tokenizer(role)), progress=progress,
                 )  # fmt: skip
-            with quiet():
+            with quiet(), writing(folder):
                 if tuning == "lora":
                     save_adapter(model, folder / "model", base=self.name(role))
                 else:

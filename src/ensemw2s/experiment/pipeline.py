@@ -54,7 +54,7 @@ def run_pipeline(config: Config, splits: Splits, store: Store, reporter: Reporte
     bench = StoredBench(BenchSettings.of(config), store, reporter)
     wanted = set(config.systems) | {"weak"}
     systems: dict[str, Members] = {}
-    notes = _label_notes(splits)
+    notes: list[str] = []
 
     bench.purpose = "weak"
     systems["weak"], choice = single_weak(
@@ -123,14 +123,6 @@ def _students(
         bench.purpose = name
         trained[name] = train_student(bench, training_rows, config.student, seed=config.seed)
     return trained
-
-
-def _label_notes(splits: Splits) -> list[str]:
-    answers = {row.answer for row in splits.weak_train}
-    if len(answers) == 1 and len(splits.weak_train) > 1:
-        alike = next(iter(answers))
-        return [f"all {len(splits.weak_train)} labelled answers are alike ({alike!r}): there is nothing to learn"]
-    return []
 
 
 def _pool_notes(labelled: Mapping[str, LabelledPool]) -> list[str]:

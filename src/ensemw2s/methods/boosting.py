@@ -87,5 +87,12 @@ def boost_experts(
         weights=tuple(history),
         pretrained_error=float(torch.as_tensor(pretrained_wrong).double().mean()),
         seconds=tuple(seconds),
-        messages=tuple(record.message for record in rounds if record.message),
+        messages=(*_alike(rows), *(record.message for record in rounds if record.message)),
     )
+
+
+def _alike(rows: Sequence[Row]) -> list[str]:
+    answers = {row.answer for row in rows}
+    if len(answers) == 1 and len(rows) > 1:
+        return [f"all {len(rows)} labelled answers are alike ({next(iter(answers))!r}): there is nothing to learn"]
+    return []
