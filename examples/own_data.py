@@ -9,6 +9,7 @@ and model names in their place.
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -19,9 +20,9 @@ def write_files(folder: Path) -> None:
     """A labelled file of short lists, an unlabelled and a test file of longer ones."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, length, count in (("labelled", 3, 60), ("questions", 5, 60), ("test", 5, 40)):
-        lines = []
+        lines, generator = [], random.Random(name)
         for number in range(count):
-            items = [(number * 7 + place * place * 3 + length) % 10 for place in range(length)]
+            items = [generator.randrange(10) for _ in range(length)]
             row = {
                 "id": f"{name}-{number}",
                 "question": f"What is {' '.join(map(str, items))} put from small to large?",

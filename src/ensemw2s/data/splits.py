@@ -8,10 +8,13 @@ order of the file nor a sort can decide.
 from __future__ import annotations
 
 import dataclasses
+import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from ensemw2s.data.rows import Row
+from ensemw2s.data.sources import content_id
 from ensemw2s.errors import ConfigError, DataError, nearest
 from ensemw2s.seeds import unit_hash
 
@@ -55,6 +58,8 @@ class SplitSettings:
                 )
         if not 0 < self.easy_fraction < 1:
             raise ConfigError(f"split.easy_fraction must lie in (0, 1), got {self.easy_fraction}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ConfigError(f"split.threshold must be a finite number (or null), got {self.threshold}")
         for name in NAMES:
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -97,15 +102,24 @@ def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Split
     return check_splits(Splits(**{name: tuple(part) for name, part in parts.items()}, report=report))
 
 
-def explicit_splits(files: Mapping[str, Sequence[Row]], seed: int, validation_fraction: float = 0.2) -> Splits:
+def explicit_splits(files: Mapping[str, Sequence[Row]], seed: int = 0, validation_fraction: float = 0.2) -> Splits:
     """Splits from the user's own lists ``weak_train``, ``pool``, ``test_id``, ``test_ood`` and maybe ``validation``.
 
     Without validation rows, a seeded ``validation_fraction`` of ``weak_train`` is set aside.
+
+    Raises:
+        DataError: an unknown name, a missing or empty list, or rows that ``check_splits`` refuses.
+        ConfigError: ``validation_fraction`` out of range.
     """
+    for name in files:
+        if name not in NAMES:
+            raise DataError(f"unknown split '{name}': {nearest(name, NAMES)}")
+    if not 0 < validation_fraction < 1:
+        raise ConfigError(f"validation_fraction must lie in (0, 1), got {validation_fraction}")
     parts = {name: list(files.get(name, ())) for name in NAMES}
     report: dict[str, Any] = {}
     if not parts["validation"]:
-        ranked = sorted(parts["weak_train"], key=lambda row: unit_hash(seed, "split", "validation", row.id))
+        ranked = sorted(parts["weak_train"], key=lambda row: (unit_hash(seed, "split", "validation", row.id), row.id))
         count = max(1, round(len(ranked) * validation_fraction))
         parts["validation"], parts["weak_train"] = ranked[:count], ranked[count:]
         report["validation rows set aside from the training file"] = count
@@ -115,24 +129,27 @@ def explicit_splits(files: Mapping[str, Sequence[Row]], seed: int, validation_fr
 def check_splits(splits: Splits) -> Splits:
     """Refuse shared ids; remove from pool, training and validation what a test asks in the same words.
 
+    An id that was made from the content only says that two files hold the same text: such a row is no error, but
+    removed and counted. It stays in the test, else in the validation, else in the training rows.
+
     Raises:
-        DataError: one id in two splits, or a split that is empty (afterwards).
+        DataError: one id twice, in a split or in two of them, or a split that is empty (afterwards).
     """
-    owner: dict[str, str] = {}
-    for name, rows in splits.named().items():
-        for row in rows:
-            if owner.setdefault(row.id, name) != name:
-                raise DataError(
-                    f"a {name} row has the id of a {owner[row.id]} row: '{row.id}'; a row may stand in one split only"
-                )
-    tested = {question_text(row) for row in (*splits.test_id, *splits.test_ood)}
+    _refuse_shared_ids(splits)
     report = dict(splits.report)
+    tested = {question_text(row) for row in (*splits.test_id, *splits.test_ood)}
     kept: dict[str, tuple[Row, ...]] = {}
-    for name in ("weak_train", "validation", "pool"):
+    taken: set[str] = set()
+    for name in ("validation", "weak_train", "pool"):
         rows = getattr(splits, name)
-        kept[name] = tuple(row for row in rows if question_text(row) not in tested)
-        if len(kept[name]) < len(rows):
-            report[f"{name} rows removed: the same text is in a test split"] = len(rows) - len(kept[name])
+        untested = [row for row in rows if question_text(row) not in tested]
+        kept[name] = tuple(row for row in untested if row.id not in taken)
+        taken |= {row.id for row in kept[name]}
+        if len(untested) < len(rows):
+            report[f"{name} rows removed: the same text is in a test split"] = len(rows) - len(untested)
+        if len(kept[name]) < len(untested):
+            where = "validation" if name == "weak_train" else "validation or weak_train"
+            report[f"{name} rows removed: the same text is in {where}"] = len(untested) - len(kept[name])
     checked = dataclasses.replace(splits, **kept, report=report)
     for name, rows in checked.named().items():
         if not rows:
@@ -140,10 +157,29 @@ def check_splits(splits: Splits) -> Splits:
     return checked
 
 
+def _refuse_shared_ids(splits: Splits) -> None:
+    owner: dict[str, str] = {}
+    for name, rows in splits.named().items():
+        for row in rows:
+            other = owner.get(row.id)
+            owner[row.id] = name
+            tests = name.startswith("test") and (other or "").startswith("test")
+            if other is None or (other != name and not tests and _made_id(row)):
+                continue
+            if other == name:
+                raise DataError(f"two {name} rows have the id '{row.id}'; ids must be unique, rename one")
+            raise DataError(f"a {name} row has the id of a {other} row: '{row.id}'; a row may stand in one split only")
+
+
+def _made_id(row: Row) -> bool:
+    """Whether the id was made from the content (``sources.read_rows`` does so where a file has none)."""
+    return row.id.partition("#")[0] == content_id(row.question, row.context, row.choices)
+
+
 def question_text(row: Row) -> str:
-    """What is asked, without case and spacing: equal for a repeated question."""
+    """What is asked, without case, spacing and Unicode variants: equal for a repeated question."""
     parts = [row.question, row.context or "", *(row.choices or ())]
-    return "\x1f".join(" ".join(part.lower().split()) for part in parts)
+    return "\x1f".join(" ".join(unicodedata.normalize("NFKC", part).lower().split()) for part in parts)
 
 
 def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[list[Row], list[Row], dict[str, Any]]:
