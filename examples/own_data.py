@@ -39,9 +39,7 @@ def main(folder: Path) -> None:
     training = TrainSettings(epochs=4, learning_rate=1e-3, batch_size=16)
     ensemble = boost(folder / "labelled.jsonl", "w2s-weak", folder / "ensemble", rounds=2, training=training)
     labels = label(ensemble, folder / "questions.jsonl", folder / "labels.jsonl", validation=folder / "labelled.jsonl")
-    print(
-        f"{len(labels.records)} labels, expected accuracy on questions like the labelled ones: {labels.expected_accuracy}"
-    )
+    print(f"{len(labels.records)} labels; accuracy on questions like the labelled ones: {labels.expected_accuracy}")
     gentle = TrainSettings(epochs=1, learning_rate=5e-5)
     student = train_student("w2s-strong", folder / "labels.jsonl", folder / "student", training=gentle)
     for model in (ensemble, student):

@@ -14,8 +14,18 @@ from ensemw2s.errors import ConfigError, DataError, nearest
 
 Normalisation = Literal["default", "exact", "number", "choice"]
 TooLong = Literal["cut", "drop"]
+_KIND_NAMES = {
+    "template": "a text",
+    "max_new_tokens": "a whole number",
+    "max_length": "a whole number or null",
+    "show_choices": "true or false",
+}
 _FIELDS = ("question", "context", "choices")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+# A sign only where no word or number goes before it: "7-5" ends in 5. Commas only between groups of three digits.
+_NUMBER = re.compile(r"(?:(?<![\w.)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))")
+# Punctuation and quotes of other scripts too, and the ASCII signs ($, %, +) that `string.punctuation` counts.
+_ENDS = string.punctuation + " ¡¿«»‹›‘’‚‛“”„‟…·•、。「」『』–—―"
+_MINUS = str.maketrans("\u2212\u2012\u2013", "---")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +39,9 @@ class TaskFormat:
         template: "plain", "chat" (the tokenizer's own chat template), or a text of your own that contains
             ``{question}`` and may contain ``{context}`` and ``{choices}``.
         show_choices: list the options, lettered, in the prompt of a row that has some.
-        normalisation: "default" (NFKC, lower case, no punctuation at the ends, single spaces), "exact" (ends
-            stripped), "number" (the last number, without thousands commas) or "choice" (a letter or a text
-            becomes the option it names).
+        normalisation: "default" (NFKC, lower case, no punctuation at the ends but a number's sign, single spaces),
+            "exact" (ends stripped), "number" (the last number, without thousands commas) or "choice" (the letter of
+            an option, its number counted from 1, or both before its text: "B", "2", "(b) Paris" become "paris").
         max_new_tokens: longest answer that is decoded, in tokens, the end token included.
         max_length: longest prompt plus answer in tokens; None takes the model's context.
         too_long: "cut" drops the oldest prompt tokens, "drop" leaves the row out. Both are counted.
@@ -45,6 +55,15 @@ class TaskFormat:
     too_long: TooLong = "cut"
 
     def __post_init__(self) -> None:
+        for name, kinds in (
+            ("template", str),
+            ("max_new_tokens", int),
+            ("max_length", int | None),
+            ("show_choices", bool),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+                raise ConfigError(f"format.{name} must be {_KIND_NAMES[name]}, got {value!r}")
         if self.template not in ("plain", "chat") and "{question}" not in self.template:
             raise ConfigError(
                 f"format.template {self.template!r} is neither 'plain' nor 'chat', and a template of your own must "
@@ -83,14 +102,19 @@ class TaskFormat:
         return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
     def answer_text(self, row: Row) -> str:
-        """What follows the prompt in training: the answer with its leading space (none after a chat template)."""
+        """What follows the prompt in training: the row's answer as ``option_text`` spaces it.
+
+        Raises:
+            DataError: the row has no answer.
+        """
         if row.answer is None or not row.answer.strip():
             raise DataError(f"row '{row.id}' has no answer to train on: give one, or leave the row out")
-        return row.answer.strip() if self.template == "chat" else f" {row.answer.strip()}"
+        return self.option_text(row.answer)
 
     def option_text(self, option: str) -> str:
-        """An option as a candidate answer, spaced like ``answer_text``."""
-        return option.strip() if self.template == "chat" else f" {option.strip()}"
+        """An answer with the space that belongs before it: none after a chat template, or where the prompt has one."""
+        spaced = self.template == "chat" or self.template[-1:].isspace()
+        return option.strip() if spaced else f" {option.strip()}"
 
     def normalise(self, text: str, row: Row | None = None) -> str:
         """The form in which answers are compared."""
@@ -98,12 +122,12 @@ class TaskFormat:
             return text.strip()
         plain = _squeezed(text)
         if self.normalisation == "number":
-            numbers = _NUMBER.findall(text)
+            numbers = [
+                found for found in _NUMBER.findall(unicodedata.normalize("NFKC", text).translate(_MINUS)) if found
+            ]
             return _plain_number(numbers[-1]) if numbers else plain
         if self.normalisation == "choice" and row is not None and row.choices:
-            options = [_squeezed(choice) for choice in row.choices]
-            if plain not in options and re.fullmatch(r"[a-z]", plain) and ord(plain) - ord("a") < len(options):
-                return options[ord(plain) - ord("a")]
+            return _named_option(plain, [_squeezed(choice) for choice in row.choices])
         return plain
 
     def same_answer(self, one: str, other: str, row: Row | None = None) -> bool:
@@ -136,8 +160,26 @@ class TaskFormat:
 
 
 def _squeezed(text: str) -> str:
-    """NFKC, lower case, single spaces, no punctuation at the ends."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split()).strip(string.punctuation + " ")
+    """NFKC, lower case, single spaces, no punctuation at the ends. What is punctuation only stays."""
+    line = " ".join(unicodedata.normalize("NFKC", text).translate(_MINUS).lower().split())
+    bare = line.rstrip(_ENDS)
+    start = len(bare) - len(bare.lstrip(_ENDS))
+    # "-5" is not 5, and "-.5" is not 5 either: a number keeps its sign and its point.
+    number = re.search(r"(?:(?<!-)-)?\.?$", bare[:start]) if bare[start : start + 1].isdigit() else None
+    return bare[number.start() if number else start :] or line
+
+
+def _named_option(plain: str, options: list[str]) -> str:
+    """The option a text names: its own text first, then its letter or number (from 1), maybe with its text after."""
+    if plain in options:
+        return plain
+    found = re.fullmatch(r"([a-z]|\d+)(?:[\s.):]+(.+))?", plain)
+    if found is None:
+        return plain
+    name, text = found.groups()
+    index = int(name) - 1 if name.isdigit() else string.ascii_lowercase.index(name)
+    named = options[index] if 0 <= index < len(options) else None
+    return named if named is not None and text in (None, named) else plain
 
 
 def _lettered(row: Row) -> str:
@@ -145,5 +187,9 @@ def _lettered(row: Row) -> str:
 
 
 def _plain_number(text: str) -> str:
-    number = text.replace(",", "")
-    return number.rstrip("0").rstrip(".") if "." in number else number
+    """Without commas, leading zeros and a trailing fraction of zeros; minus zero is zero."""
+    sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
+    whole, _, fraction = digits.replace(",", "").partition(".")
+    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
+    number = f"{whole}.{fraction}" if fraction else whole
+    return number if number == "0" else sign + number

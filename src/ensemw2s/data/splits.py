@@ -177,9 +177,9 @@ def _made_id(row: Row) -> bool:
 
 
 def question_text(row: Row) -> str:
-    """What is asked, without case, spacing and Unicode variants: equal for a repeated question."""
+    """What is asked, without case and spacing: equal for a repeated question (NFC, so that 3² is not 32)."""
     parts = [row.question, row.context or "", *(row.choices or ())]
-    return "\x1f".join(" ".join(unicodedata.normalize("NFKC", part).lower().split()) for part in parts)
+    return "\x1f".join(" ".join(unicodedata.normalize("NFC", part).lower().split()) for part in parts)
 
 
 def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[list[Row], list[Row], dict[str, Any]]:
