@@ -46,19 +46,24 @@ class Encoded:
 def encode_rows(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat, context_length: int | None) -> Encoded:
     """Prompt, answer and end token of labelled rows.
 
-    A row whose answer alone leaves no room for one prompt token is dropped, whatever ``too_long`` says.
+    A row whose answer alone leaves no room for one prompt token (beside the start token) is dropped, whatever
+    ``too_long`` says.
 
     Raises:
-        DataError: a row without an answer, a tokenizer without an end token, or no row left.
+        DataError: a row without an answer or without answer tokens, a tokenizer without an end token, or no row left.
     """
-    end = end_token(tokenizer)
     prompts = _prompt_ids(rows, tokenizer, task_format)
-    answers = _plain_ids([task_format.answer_text(row) for row in rows], tokenizer)
-    return _fit(rows, prompts, [[*ids, end] for ids in answers], task_format, context_length)
+    answers = _answer_ids([task_format.answer_text(row) for row in rows], rows, tokenizer)
+    return _fit(rows, prompts, answers, task_format, context_length)
 
 
 def encode_prompts(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat, context_length: int | None) -> Encoded:
-    """Prompts only, with room left for ``max_new_tokens``."""
+    """Prompts only, with room left for ``max_new_tokens``.
+
+    Raises:
+        ConfigError: ``max_new_tokens`` leaves no room for a prompt.
+        DataError: no row left.
+    """
     limit = _limit(task_format, context_length)
     room = None if limit is None else limit - task_format.max_new_tokens
     if room is not None and room < 1:
@@ -66,7 +71,7 @@ def encode_prompts(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat,
             f"format.max_new_tokens {task_format.max_new_tokens} leaves no room for a prompt in {limit}: lower it"
         )
     prompts = _prompt_ids(rows, tokenizer, task_format)
-    return _fit(rows, prompts, [[] for _ in rows], dataclasses.replace(task_format, max_length=room), context_length)
+    return _fit(rows, prompts, [[]] * len(rows), dataclasses.replace(task_format, max_length=room), context_length)
 
 
 def encode_options(
@@ -79,7 +84,6 @@ def encode_options(
     Raises:
         DataError: a row without choices, or an option longer than the context.
     """
-    end = end_token(tokenizer)
     cutting = dataclasses.replace(task_format, too_long="cut")
     prompts = _prompt_ids(rows, tokenizer, task_format)
     for row in rows:
@@ -91,9 +95,9 @@ def encode_options(
         for number, choice in enumerate(row.choices or ())
     ]
     texts = [task_format.option_text(option.answer or "") for option in options]
-    answers = [[*ids, end] for ids in _plain_ids(texts, tokenizer)]
-    repeated = [prompt for row, prompt in zip(rows, prompts, strict=True) for _ in row.choices or ()]
-    fitted = _fit(options, repeated, answers, cutting, context_length)
+    answers = _answer_ids(texts, options, tokenizer)
+    repeated = [prompt for row, prompt in zip(rows, prompts.ids, strict=True) for _ in row.choices or ()]
+    fitted = _fit(options, _Prompts(repeated, prompts.start), answers, cutting, context_length)
     if fitted.dropped:
         raise DataError(f"option '{fitted.dropped[0]}' alone is longer than the model's context: leave the row out")
     remaining = iter(fitted.rows)
@@ -127,10 +131,15 @@ def padding_token(tokenizer: Any) -> int:
 
 
 def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
-    """(input ids, attention mask), int64 ``[batch, seq]``, padded on ``side`` ("left" or "right")."""
+    """(input ids, attention mask), int64 ``[batch, seq]``, padded on ``side`` ("left" or "right").
+
+    The mask alone tells padding from tokens: ``pad_token_id`` may well be an ordinary token (0 is "!" in GPT-2).
+    """
     import torch
 
-    width = max(map(len, sequences))
+    if side not in ("left", "right"):
+        raise ConfigError(f"side must be 'left' or 'right', got '{side}'")
+    width = max(map(len, sequences), default=0)
     left = side == "left"
     ids = [
         ([pad_token_id] * (width - len(s)) + [*s]) if left else [*s, *[pad_token_id] * (width - len(s))]
@@ -147,17 +156,51 @@ def _limit(task_format: TaskFormat, context_length: int | None) -> int | None:
     return min(limits) if limits else None
 
 
+class _Prompts(NamedTuple):
+    """Prompt tokens, and how many of the first ones are the tokenizer's own and must survive a cut."""
+
+    ids: list[list[int]]
+    start: int
+
+
 def _plain_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    if not texts:
+        return []
+    # verbose=False: length is our business here, and the tokenizer's warning would be printed before the cut.
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
-def _prompt_ids(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat) -> list[list[int]]:
+def _prompt_ids(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat) -> _Prompts:
     """Prompt tokens with the special tokens the tokenizer itself puts first (never those it puts last)."""
     ids = _plain_ids([task_format.prompt(row, tokenizer) for row in rows], tokenizer)
-    if task_format.template == "chat":
-        return ids  # a chat template writes its own special tokens
-    start = _start_tokens(tokenizer)
-    return [[*start, *prompt] for prompt in ids] if start else ids
+    # A chat template writes its own special tokens.
+    start = [] if task_format.template == "chat" else _start_tokens(tokenizer)
+    return _Prompts([[*start, *prompt] for prompt in ids] if start else ids, len(start))
+
+
+def _answer_ids(texts: Sequence[str], rows: Sequence[Row], tokenizer: Any) -> list[list[int]]:
+    """Answer tokens with the end token.
+
+    Raises:
+        DataError: a text of which this tokenizer knows nothing.
+    """
+    end = end_token(tokenizer)
+    if _adds_space(tokenizer):
+        texts = [text.removeprefix(" ") for text in texts]
+    answers = _plain_ids(texts, tokenizer)
+    for row, text, ids in zip(rows, texts, answers, strict=True):
+        if not ids:
+            raise DataError(f"row '{row.id}': the tokenizer has no token for answer {text!r}; leave the row out")
+    return [[*ids, end] for ids in answers]
+
+
+def _adds_space(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a space before every text (SentencePiece's dummy prefix).
+
+    A text of ours that begins with a space would then begin with two, which the model has hardly seen.
+    """
+    joint, spaced, bare = _plain_ids(["b: a", " a", "a"], tokenizer)
+    return joint[-len(spaced) :] != spaced and joint[-len(bare) :] == bare
 
 
 def _start_tokens(tokenizer: Any) -> list[int]:
@@ -171,7 +214,7 @@ def _start_tokens(tokenizer: Any) -> list[int]:
 
 def _fit(
     rows: Sequence[Row],
-    prompts: Sequence[list[int]],
+    prompts: _Prompts,
     answers: Sequence[list[int]],
     task_format: TaskFormat,
     context_length: int | None,
@@ -180,14 +223,14 @@ def _fit(
     kept: list[EncodedRow] = []
     cut: list[str] = []
     dropped: list[str] = []
-    for row, prompt, answer in zip(rows, prompts, answers, strict=True):
+    for row, prompt, answer in zip(rows, prompts.ids, answers, strict=True):
         room = len(prompt) if limit is None else limit - len(answer)
-        if room < 1 or (len(prompt) > room and task_format.too_long == "drop"):
+        if room <= prompts.start or (len(prompt) > room and task_format.too_long == "drop"):
             dropped.append(row.id)
             continue
         if len(prompt) > room:
             cut.append(row.id)
-            prompt = prompt[-room:]
+            prompt = [*prompt[: prompts.start], *prompt[prompts.start - room :]]
         kept.append(EncodedRow(row.id, [*prompt, *answer], len(prompt)))
     if rows and not kept:
         raise DataError(f"all {len(rows)} rows are over {limit} tokens: raise format.max_length or shorten the rows")
