@@ -79,7 +79,8 @@ def encode_options(
 ) -> list[list[EncodedRow]]:
     """Every option of every row as a candidate answer; ids are ``row id`` + ``/`` + option index.
 
-    Too long prompts are cut from their beginning (a dropped option could not be compared).
+    Too long prompts are cut from their beginning (a dropped option could not be compared), to the room the row's
+    longest option leaves, so that all options of a row follow the same prompt.
 
     Raises:
         DataError: a row without choices, or an option longer than the context.
@@ -96,7 +97,12 @@ def encode_options(
     ]
     texts = [task_format.option_text(option.answer or "") for option in options]
     answers = _answer_ids(texts, options, tokenizer)
-    repeated = [prompt for row, prompt in zip(rows, prompts.ids, strict=True) for _ in row.choices or ()]
+    limit = _limit(task_format, context_length)
+    repeated: list[list[int]] = []
+    for row, prompt in zip(rows, prompts.ids, strict=True):
+        count = len(row.choices or ())
+        longest = max(map(len, answers[len(repeated) : len(repeated) + count]))
+        repeated += [prompt if limit is None else _cut_prompt(prompt, prompts.start, limit - longest)] * count
     fitted = _fit(options, _Prompts(repeated, prompts.start), answers, cutting, context_length)
     if fitted.dropped:
         raise DataError(f"option '{fitted.dropped[0]}' alone is longer than the model's context: leave the row out")
@@ -163,17 +169,20 @@ class _Prompts(NamedTuple):
     start: int
 
 
-def _plain_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+def _plain_ids(texts: Sequence[str], tokenizer: Any, *, literal: bool = False) -> list[list[int]]:
+    """Tokens without those the tokenizer adds; ``literal`` spells out special tokens that stand in the text."""
     if not texts:
         return []
     # verbose=False: length is our business here, and the tokenizer's warning would be printed before the cut.
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    return tokenizer(list(texts), split_special_tokens=literal, **options)["input_ids"]
 
 
 def _prompt_ids(rows: Sequence[Row], tokenizer: Any, task_format: TaskFormat) -> _Prompts:
     """Prompt tokens with the special tokens the tokenizer itself puts first (never those it puts last)."""
-    ids = _plain_ids([task_format.prompt(row, tokenizer) for row in rows], tokenizer)
-    # A chat template writes its own special tokens.
+    # A chat template, or one of the user's own, may write special tokens; the plain one has none.
+    literal = task_format.template == "plain"
+    ids = _plain_ids([task_format.prompt(row, tokenizer) for row in rows], tokenizer, literal=literal)
     start = [] if task_format.template == "chat" else _start_tokens(tokenizer)
     return _Prompts([[*start, *prompt] for prompt in ids] if start else ids, len(start))
 
@@ -187,7 +196,7 @@ def _answer_ids(texts: Sequence[str], rows: Sequence[Row], tokenizer: Any) -> li
     end = end_token(tokenizer)
     if _adds_space(tokenizer):
         texts = [text.removeprefix(" ") for text in texts]
-    answers = _plain_ids(texts, tokenizer)
+    answers = _plain_ids(texts, tokenizer, literal=True)  # "</s>" in an answer is text, and must not end it
     for row, text, ids in zip(rows, texts, answers, strict=True):
         if not ids:
             raise DataError(f"row '{row.id}': the tokenizer has no token for answer {text!r}; leave the row out")
@@ -212,6 +221,13 @@ def _start_tokens(tokenizer: Any) -> list[int]:
     return []
 
 
+def _cut_prompt(prompt: list[int], start: int, room: int) -> list[int]:
+    """The first ``start`` tokens and the latest of the others; as it is where it fits, or nothing would be left."""
+    if len(prompt) <= room or room <= start:
+        return prompt
+    return [*prompt[:start], *prompt[start - room :]]
+
+
 def _fit(
     rows: Sequence[Row],
     prompts: _Prompts,
@@ -230,7 +246,7 @@ def _fit(
             continue
         if len(prompt) > room:
             cut.append(row.id)
-            prompt = [*prompt[: prompts.start], *prompt[prompts.start - room :]]
+            prompt = _cut_prompt(prompt, prompts.start, room)
         kept.append(EncodedRow(row.id, [*prompt, *answer], len(prompt)))
     if rows and not kept:
         raise DataError(f"all {len(rows)} rows are over {limit} tokens: raise format.max_length or shorten the rows")

@@ -5,17 +5,20 @@ A new data set is one entry there, and maybe one formatter here (a plug-in regis
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import content_id, resolve_answer
-from ensemw2s.errors import PrerequisiteError
+from ensemw2s.errors import ConfigError, DataError, PrerequisiteError, nearest
 from ensemw2s.registry import Registry
 
+TIMEOUT_SECONDS = 10.0
 Record = Mapping[str, Any]
 Formatter = Callable[[Record], dict[str, Any]]
 
@@ -27,6 +30,7 @@ class HubDataset:
     Attributes:
         hub_id: the hub repository, or a local folder in the same format.
         config: its configuration, where it has several.
+        revision: branch or commit, where the main branch is not what is read.
         splits: our split names to the hub's.
         fields: our columns to the hub's, laid over what the formatter reads.
         formatter: from a hub record (fields renamed) to our columns.
@@ -37,6 +41,7 @@ class HubDataset:
     formatter: Formatter
     config: str | None = None
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    revision: str | None = None
 
 
 DATASETS: Registry[HubDataset] = Registry("datasets")
@@ -56,8 +61,14 @@ def labelled_choices(record: Record) -> dict[str, Any]:
 def distractors(record: Record) -> dict[str, Any]:
     """SciQ: the right answer and three wrong ones, in an order fixed by the question's own hash."""
     texts = [record["correct_answer"], *(record[f"distractor{number}"] for number in (1, 2, 3))]
+    texts = list(dict.fromkeys(text for text in texts if text.strip()))  # some distractors are blank or repeated
     order = sorted(texts, key=lambda text: hashlib.sha256(f"{record['question']}\x1f{text}".encode()).digest())
-    return {"question": record["question"], "context": record.get("support"), "choices": order, "answer": texts[0]}
+    return {
+        "question": record["question"],
+        "context": record.get("support"),
+        "choices": order,
+        "answer": record["correct_answer"],
+    }
 
 
 @FORMATTERS.register("yes_no")
@@ -94,54 +105,75 @@ def _register() -> None:
 
     text = (files("ensemw2s.data") / "datasets.yaml").read_text(encoding="utf-8")
     for name, entry in yaml.safe_load(text).items():
-        formatter = FORMATTERS.get(entry["format"])
-        fields = entry.get("fields", {})
-        DATASETS.register(name)(HubDataset(entry["hub"], entry["splits"], formatter, entry.get("config"), fields))
+        DATASETS.register(name)(
+            HubDataset(
+                hub_id=entry["hub"],
+                splits=entry["splits"],
+                formatter=FORMATTERS.get(entry["format"]),
+                config=entry.get("config"),
+                fields=entry.get("fields", {}),
+                revision=entry.get("revision"),
+            )
+        )
 
 
 _register()
 
 
-def read_hub(name: str, *, limit: int | None = None) -> list[Row]:
-    """All labelled rows of a data set, with ``split`` train, validation or test.
+def read_hub(name: str, *, split: str | None = None, limit: int | None = None) -> list[Row]:
+    """The labelled rows of a data set, with ``split`` train, validation or test. A repeated row is kept once.
 
     Args:
         name: a name in ``DATASETS``.
+        split: one of our split names; None reads all of them.
         limit: at most so many rows of each split.
 
     Raises:
-        ConfigError: no such data set.
+        ConfigError: no such data set, or it has no such split.
         PrerequisiteError: the ``hub`` extra is not installed, or the hub cannot be reached.
+        DataError: the records there do not have the declared fields.
     """
     dataset = DATASETS.get(name)
-    rows: list[Row] = []
-    seen: set[str] = set()
-    for split, hub_split in dataset.splits.items():
-        for number, record in enumerate(_load(name, dataset, hub_split)):
+    if split is not None and split not in dataset.splits:
+        raise ConfigError(f"data set '{name}' has no split '{split}': {nearest(split, dataset.splits)}")
+    rows: dict[str, Row] = {}
+    loading = _loading(name, dataset)
+    for ours in dataset.splits if split is None else (split,):
+        for number, record in enumerate(loading(dataset.splits[ours])):
             if limit is not None and number >= limit:
                 break
-            row = to_row(dataset, record, split)
-            if row is not None and row.id not in seen:
-                seen.add(row.id)
-                rows.append(row)
-    return rows
+            row = to_row(dataset, record, ours)
+            if row is not None:
+                rows.setdefault(row.id, row)
+    return list(rows.values())
 
 
 def to_row(dataset: HubDataset, record: Record, split: str) -> Row | None:
-    """One hub record as a row; None where it has no label."""
+    """One hub record as a row; None where it has no label.
+
+    Raises:
+        DataError: a declared field is missing.
+    """
     renamed = {**record, **{ours: record.get(theirs) for ours, theirs in dataset.fields.items()}}
-    columns = dataset.formatter(renamed)
+    try:
+        columns = dataset.formatter(renamed)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"a record of {dataset.hub_id} does not fit its declaration ({type(error).__name__}: {error}); "
+            f"its fields: {', '.join(map(str, record))}. The data set changed on the hub: correct data/datasets.yaml"
+        ) from error
     context = columns.get("context") or renamed.get("context") or None
     choices = tuple(columns["choices"]) if columns.get("choices") else None
-    identity = record.get("id") or content_id(columns["question"], context, choices)
-    answer = resolve_answer(columns["answer"], choices, f"row {identity}")
+    identity = str(record.get("id") or content_id(columns["question"], context, choices))
+    answer = resolve_answer(columns["answer"], choices, f"{dataset.hub_id}, row {identity}")
     if answer is None:
         return None
-    raw = {"id": str(identity), **columns, "split": split}
-    return Row(str(identity), columns["question"], answer, context, choices, columns.get("difficulty"), split, raw)
+    raw = {"id": identity, "context": context, **columns, "split": split}
+    return Row(identity, columns["question"], answer, context, choices, columns.get("difficulty"), split, raw)
 
 
-def _load(name: str, dataset: HubDataset, split: str) -> Iterator[Record]:
+def _loading(name: str, dataset: HubDataset) -> Callable[[str], Iterable[Record]]:
+    """From a hub split to its records. One look at the hub decides whether to ask it or the local cache."""
     try:
         import datasets
     except ImportError as error:
@@ -149,11 +181,53 @@ def _load(name: str, dataset: HubDataset, split: str) -> Iterator[Record]:
             f"data set '{name}' lies on the hub, and reading it needs an extra: pip install 'ensemw2s[hub]'"
         ) from error
     datasets.disable_progress_bars()
+    away = None if Path(dataset.hub_id).is_dir() else _unreachable(dataset.hub_id)
+
+    def load(split: str) -> Iterable[Record]:
+        try:
+            with _offline() if away else contextlib.nullcontext():
+                found: Iterable[Record] = datasets.load_dataset(
+                    dataset.hub_id, dataset.config, split=split, revision=dataset.revision
+                )
+                return found
+        except Exception as error:  # datasets and the hub client raise errors of a dozen kinds
+            reason = (
+                f"the Hugging Face hub cannot be reached ({away}), and it is not in the local cache" if away else ""
+            )
+            raise PrerequisiteError(
+                f"cannot load data set '{name}' ({dataset.hub_id}): {reason or _first_line(error)}; "
+                "check the network, or give a file of your own as data.source"
+            ) from error
+
+    return load
+
+
+def _unreachable(hub_id: str) -> str | None:
+    """Why the hub cannot be reached, or None. One attempt: ``load_dataset`` itself would retry for half a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
-        yield from datasets.load_dataset(dataset.hub_id, dataset.config, split=split)
-    except Exception as error:  # datasets and the hub client raise errors of a dozen kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise PrerequisiteError(
-            f"cannot load data set '{name}' ({dataset.hub_id}): {reason}. It needs the hub or its local cache: "
-            "check the network, or give a file of your own as data.source"
-        ) from error
+        HfApi().dataset_info(hub_id, timeout=TIMEOUT_SECONDS)
+    except HfHubHTTPError:
+        return None  # it answered; what is wrong with the data set, loading will say
+    except Exception as error:  # the hub client's HTTP library differs between versions, and so do its errors
+        return _first_line(error)
+    return None
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """``datasets`` looks into its local cache only."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

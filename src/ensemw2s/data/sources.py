@@ -19,7 +19,7 @@ from ensemw2s.data.records import Record, is_data_file, read_records, text_of, w
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import DataError, nearest
 
-__all__ = ["COLUMNS", "content_id", "is_data_file", "read_rows", "resolve_answer", "write_records"]
+__all__ = ["COLUMNS", "content_id", "difficulty_number", "is_data_file", "read_rows", "resolve_answer", "write_records"]
 
 COLUMNS = ("question", "answer", "context", "choices", "difficulty", "id", "split")
 
@@ -143,7 +143,7 @@ def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool
         answer=answer,
         context=context,
         choices=choices,
-        difficulty=_difficulty(record.get(names["difficulty"]), place),
+        difficulty=difficulty_number(record.get(names["difficulty"]), place),
         split=text_of(split) if split not in (None, "") else None,
         raw=record,
     )
@@ -168,7 +168,12 @@ def _choices(value: Any, place: str) -> tuple[str, ...] | None:
     return choices
 
 
-def _difficulty(value: Any, place: str) -> float | None:
+def difficulty_number(value: Any, place: str) -> float | None:
+    """A difficulty cell as a number; None where it is empty.
+
+    Raises:
+        DataError: it is no finite number.
+    """
     if value is None or value == "":
         return None
     try:

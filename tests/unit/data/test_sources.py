@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 from pathlib import Path
 
 import pytest
 
-from ensemw2s.data.sources import read_rows, write_records
+from ensemw2s.data.records import check_writable
+from ensemw2s.data.sources import content_id, read_rows, write_records
 from ensemw2s.errors import DataError
 
 GOOD = [
@@ -23,7 +25,10 @@ def jsonl(folder: Path, *records: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["rows.jsonl", "rows.jsonl.gz", "rows.json.gz", "rows.json-lines", "rows.csv", "rows.csv.gz", "rows.parquet"],
+)
 def test_every_format_reads_back(tmp_path: Path, name: str) -> None:
     write_records(tmp_path / name, [{**GOOD[0], "choices": None}, {**GOOD[1], "answer": "Paris"}])
     one, two = read_rows(tmp_path / name)
@@ -50,6 +55,8 @@ def test_id_without_column_comes_from_the_content(tmp_path: Path) -> None:
     assert [row.id for row in first] == [row.id for row in reversed(turned)]
     twice = read_rows(jsonl(tmp_path, {"question": "x", "answer": "1"}, {"question": "x", "answer": "1"}))
     assert twice[1].id == f"{twice[0].id}#2"
+    thrice = read_rows(jsonl(tmp_path, *[{"question": "x", "answer": "1"}] * 3))
+    assert [row.id for row in thrice] == [content_id("x", None, None) + tail for tail in ("", "#2", "#3")]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +79,13 @@ def test_id_without_column_comes_from_the_content(tmp_path: Path) -> None:
             r"id '1' stands already",
         ),
         ([""], r"holds no rows"),
+        ([{"question": "a", "answer": "x", "choices": []}], r"at least two options"),
+        ([{"question": "a", "answer": "x", "choices": ["x", " "]}], r"none of them blank"),
+        ([{"question": "a", "answer": "x", "choices": '["x"'}], r"no JSON list"),
+        ([{"question": "a", "answer": 2.0, "choices": ["x", "y"]}], r"answer 2 is out of choices"),
+        ([{"question": "a", "answer": "-1", "choices": ["x", "y"]}], r"answer -1 is out of choices"),
+        (['{"question": "a", "answer": ' + "9" * 5000 + "}"], r"line 1: not JSON"),
+        (['{"question": "\\ud800", "answer": "x"}'], r"line 1: holds half of a surrogate pair"),
     ],
 )
 def test_refusals_name_the_place(tmp_path: Path, lines: list, message: str) -> None:
@@ -94,6 +108,11 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"question": "a"}')[:-6])
     with pytest.raises(DataError, match="cannot read"):
         read_rows(tmp_path / "cut.jsonl.gz")
+    packed = bytearray(gzip.compress(b'{"question": "a", "answer": "b"}' * 50))
+    packed[20:30] = b"\xff" * 10
+    (tmp_path / "broken.jsonl.gz").write_bytes(packed)
+    with pytest.raises(DataError, match="cannot read"):
+        read_rows(tmp_path / "broken.jsonl.gz")
     (tmp_path / "no.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(DataError, match="no readable Parquet"):
         read_rows(tmp_path / "no.parquet")
@@ -108,6 +127,83 @@ def test_columns_can_be_renamed(tmp_path: Path) -> None:
     assert (row.question, row.answer) == ("a", "b")
     with pytest.raises(DataError, match="did you mean 'question'"):
         read_rows(path, columns={"qestion": "prompt"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("question,answer\na,b,c\n", r"rows.csv, line 2: more cells"),
+        ('question,answer\na,"b\n', r"not CSV"),
+        ("question,answer,question\na,b,c\n", r"line 1: column 'question' stands twice"),
+        ("question,answer\na,\n", r"line 2: the answer is blank"),
+        ("question,answer,choices\na,2,x|y\n", r"line 2: answer 2 is out of choices"),
+        ("question,answer,id\na,b,1\nc,d,1\n", r"line 3: id '1' stands already at .*line 2"),
+    ],
+)
+def test_csv_refusals_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / "rows.csv")
+
+
+def test_csv_of_a_spreadsheet(tmp_path: Path) -> None:
+    """Byte order mark, Windows line ends, spaces in the header, a cell of two lines, both forms of choices."""
+    text = '\ufeffquestion, answer, choices\r\n"two\r\nlines",1.0,x|y\r\nb,x,"[""x"", ""z""]"\r\n'
+    (tmp_path / "rows.csv").write_bytes(text.encode())
+    one, two = read_rows(tmp_path / "rows.csv")
+    assert (one.question, one.choices, one.answer) == ("two\r\nlines", ("x", "y"), "y")
+    assert (two.choices, two.answer) == (("x", "z"), "x")
+
+
+def test_answers_may_be_absent_where_they_are_not_needed(tmp_path: Path) -> None:
+    rows = read_rows(jsonl(tmp_path, {"question": "a"}, {"question": "b", "answer": ""}), need_answer=False)
+    assert [row.answer for row in rows] == [None, None]
+    (three,) = read_rows(jsonl(tmp_path, {"question": "c", "answer": 3.5}))
+    assert three.answer == "3.5"
+
+
+def test_a_table_with_an_empty_index_cell(tmp_path: Path) -> None:
+    """Such a column is of floats, and the empty cell NaN."""
+    records = [
+        {"question": "a", "answer": 1.0, "choices": ["x", "y"]},
+        {"question": "b", "answer": None, "choices": ["x", "y"]},
+    ]
+    path = jsonl(tmp_path, *records[:1], '{"question": "b", "answer": NaN, "choices": ["x", "y"]}')
+    assert [row.answer for row in read_rows(path, need_answer=False)] == ["y", None]
+    with pytest.raises(DataError, match="line 2: the answer is blank"):
+        read_rows(path)
+    write_records(tmp_path / "rows.parquet", records)
+    assert [row.answer for row in read_rows(tmp_path / "rows.parquet", need_answer=False)] == ["y", None]
+
+
+def test_a_mapped_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"question": "a", "answer": "b", "options": ["b", "c"]})
+    with pytest.raises(DataError, match="no column 'optoins' for the choices: did you mean 'options'"):
+        read_rows(path, columns={"choices": "optoins"})
+    assert read_rows(path, columns={"choices": "options"})[0].choices == ("b", "c")
+    assert read_rows(path, columns={"difficulty": "level"})[0].difficulty is None
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.csv", "out.parquet"])
+def test_whatever_was_read_can_be_written(tmp_path: Path, name: str) -> None:
+    """Dates, NaN and columns of mixed types come in by one format and must go out by another."""
+    records = [
+        {"question": "a", "answer": 1, "note": float("nan"), "day": datetime.date(2024, 5, 1)},
+        {"question": "b", "answer": "two", "note": 0.5, "day": None},
+    ]
+    write_records(tmp_path / name, records)
+    one, two = read_rows(tmp_path / name)
+    assert (one.answer, two.answer) == ("1", "two")
+    assert one.raw["day"] == "2024-05-01"
+    assert one.raw["note"] is None
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_an_ending_is_refused_before_any_work(tmp_path: Path) -> None:
+    for check in (check_writable, lambda path: write_records(path, [])):
+        with pytest.raises(DataError, match=r"let the name end in \.jsonl"):
+            check(tmp_path / "labels.txt")
+    check_writable(tmp_path / "labels.CSV")
 
 
 def test_real_data_reads(shared: Path) -> None:

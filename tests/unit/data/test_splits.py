@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemw2s.data.rows import Row
-from ensemw2s.data.sources import read_rows
-from ensemw2s.data.splits import SplitSettings, explicit_splits, split_rows
+from ensemw2s.data.sources import content_id, read_rows
+from ensemw2s.data.splits import SplitSettings, explicit_splits, question_text, split_rows
 from ensemw2s.errors import ConfigError, DataError
 
 
@@ -101,6 +101,72 @@ def test_the_same_text_in_pool_and_test_is_removed_from_the_pool_and_counted() -
     assert splits.report["validation rows set aside from the training file"] == 4
 
 
+def unnamed(question: str, answer: str | None = "a") -> Row:
+    """A row as ``read_rows`` makes it from a file without ids."""
+    return Row(content_id(question, None, None), question, answer)
+
+
+def test_the_same_text_in_files_without_ids_is_removed_not_refused() -> None:
+    splits = explicit_splits(
+        {
+            "weak_train": [unnamed("train 1"), unnamed("train 2"), unnamed("seen in test"), unnamed("validated")],
+            "validation": [unnamed("validated")],
+            "pool": [
+                unnamed("seen in test", None),
+                unnamed("train 1", None),
+                unnamed("validated", None),
+                unnamed("own", None),
+            ],
+            "test_id": [unnamed("seen in test")],
+            "test_ood": [unnamed("else")],
+        }
+    )
+    asked = {name: [row.question for row in part] for name, part in splits.named().items()}
+    assert asked["weak_train"] == ["train 1", "train 2"]
+    assert (asked["validation"], asked["pool"]) == (["validated"], ["own"])
+    assert splits.report == {
+        "weak_train rows removed: the same text is in a test split": 1,
+        "weak_train rows removed: the same text is in validation": 1,
+        "pool rows removed: the same text is in a test split": 1,
+        "pool rows removed: the same text is in validation or weak_train": 2,
+    }
+
+
+def test_repeated_ids_are_refused_in_one_split_and_in_both_tests() -> None:
+    good = {"weak_train": rows(20), "pool": [Row("p", "p", None)], "test_id": [Row("t1", "t", "a")]}
+    with pytest.raises(DataError, match="two pool rows have the id 'p'"):
+        explicit_splits({**good, "pool": [Row("p", "p"), Row("p", "q")], "test_ood": [Row("t2", "u", "a")]})
+    same = {"test_id": [unnamed("same")], "test_ood": [unnamed("same")]}
+    with pytest.raises(DataError, match="a test_ood row has the id of a test_id row"):
+        explicit_splits({**good, **same})
+
+
+def test_a_superscript_is_another_question() -> None:
+    assert question_text(Row("a", "What is 3²?")) != question_text(Row("b", "What is 32?"))
+    assert question_text(Row("a", "Caf\u00e9  ?")) == question_text(Row("b", "cafe\u0301 ?"))
+    assert question_text(Row("a", "x", context="y")) != question_text(Row("b", "x", choices=("y",)))
+
+
+def test_validation_comes_from_the_easy_side_and_ties_are_not_broken_by_position() -> None:
+    tied = [Row(f"r{i:03}", f"q {i}", "a", difficulty=float(i >= 150)) for i in range(200)]
+    chosen = {}
+    for seed in (0, 1):
+        splits = split_rows(tied, SplitSettings(easy_fraction=0.5), seed)
+        chosen[seed] = {row.id for row in (*splits.weak_train, *splits.validation, *splits.test_id)}
+        assert len(chosen[seed]) == 100
+        assert all(row.difficulty == 0 for row in splits.validation)
+        # 150 tied rows for 100 places: the first 100 of the file would be a sort order.
+        assert 20 <= sum(row_id >= "r100" for row_id in chosen[seed]) <= 46
+    assert chosen[0] != chosen[1]
+
+
+def test_hidden_answers_of_the_pool_change_no_split() -> None:
+    """The pool's truth is never needed: the same members whether it is there or not."""
+    some = rows()
+    blind = [row.with_answer(None) for row in some]
+    assert names(split_rows(some, SplitSettings(), 3)) == names(split_rows(blind, SplitSettings(), 3))
+
+
 @pytest.mark.parametrize(
     ("some", "settings_", "message"),
     [
@@ -116,9 +182,24 @@ def test_impossible_splits(some: list[Row], settings_: SplitSettings, message: s
 
 
 def test_bad_settings() -> None:
-    for bad in ({"kind": "easy"}, {"easy_fraction": 1.0}, {"pool": 0}, {"unrated": "keep"}):
+    for bad in (
+        {"kind": "easy"},
+        {"easy_fraction": 1.0},
+        {"pool": 0},
+        {"unrated": "keep"},
+        {"threshold": float("nan")},
+    ):
         with pytest.raises(ConfigError):
             SplitSettings(**bad)  # type: ignore[arg-type]
+
+
+def test_bad_explicit_lists() -> None:
+    with pytest.raises(DataError, match="unknown split 'tests_id': did you mean 'test_id'"):
+        explicit_splits({"weak_train": rows(20), "tests_id": rows(2)})
+    with pytest.raises(DataError, match="split 'pool' is empty"):
+        explicit_splits({"weak_train": rows(20), "test_id": [Row("x", "x")], "test_ood": [Row("y", "y")]})
+    with pytest.raises(ConfigError, match="validation_fraction"):
+        explicit_splits({"weak_train": rows(20)}, 0, 1.0)
 
 
 def test_arc_by_its_rating(shared: Path) -> None:

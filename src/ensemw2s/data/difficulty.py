@@ -1,0 +1,78 @@
+"""Difficulty of rows that come without one: simple counts, a column, or ratings published apart, joined on the id.
+
+Larger is harder. A count is a rough stand-in; it never looks at a model, so no row is rated by what trained on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from ensemw2s.data.rows import Row
+from ensemw2s.data.sources import difficulty_number
+from ensemw2s.errors import DataError, nearest
+from ensemw2s.registry import Registry
+
+Count = Callable[[Row], float | None]
+
+COUNTS: Registry[Count] = Registry("difficulty counts")
+
+
+@COUNTS.register("question-words")
+def question_words(row: Row) -> float:
+    """Words of question and context."""
+    return float(len(f"{row.context or ''} {row.question}".split()))
+
+
+@COUNTS.register("answer-words")
+def answer_words(row: Row) -> float | None:
+    """Words of the answer; none where the row is unlabelled."""
+    return None if row.answer is None else float(len(row.answer.split()))
+
+
+@COUNTS.register("steps")
+def solution_steps(row: Row) -> float | None:
+    """Lines of the worked solution (column ``solution``); none where there is no solution."""
+    solution = row.raw.get("solution")
+    steps = sum(1 for line in solution.splitlines() if line.strip()) if isinstance(solution, str) else 0
+    return float(steps) or None
+
+
+def count_difficulty(rows: Sequence[Row], count: str) -> list[Row]:
+    """Rows rated by one of ``COUNTS``; a row it cannot rate stays without a difficulty.
+
+    Raises:
+        ConfigError: no such count.
+        DataError: no row could be rated.
+    """
+    rate = COUNTS.get(count)
+    return _rated(rows, [rate(row) for row in rows], f"by '{count}'")
+
+
+def from_column(rows: Sequence[Row], column: str) -> list[Row]:
+    """Rows rated by a column of their source record; an empty cell leaves a row without a difficulty.
+
+    Raises:
+        DataError: no row has the column, or a cell is no finite number.
+    """
+    if not any(column in row.raw for row in rows):
+        have = dict.fromkeys(str(key) for row in rows for key in row.raw)
+        raise DataError(f"no column '{column}' for the difficulty: {nearest(column, have)}")
+    return _rated(
+        rows, [difficulty_number(row.raw.get(column), f"row '{row.id}'") for row in rows], f"by column '{column}'"
+    )
+
+
+def from_ratings(rows: Sequence[Row], ratings: Mapping[str, float]) -> list[Row]:
+    """Rows rated by id, from a rating that was published apart from the questions.
+
+    Raises:
+        DataError: no row's id is among the ratings, or a rating is no finite number.
+    """
+    return _rated(rows, [difficulty_number(ratings.get(row.id), f"row '{row.id}'") for row in rows], "by these ratings")
+
+
+def _rated(rows: Sequence[Row], values: Sequence[float | None], how: str) -> list[Row]:
+    if all(value is None for value in values):
+        raise DataError(f"none of {len(rows)} rows could be rated {how}: take another source of difficulty")
+    return [dataclasses.replace(row, difficulty=value) for row, value in zip(rows, values, strict=True)]
