@@ -46,6 +46,13 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """What ends an answer: the tokenizer's end token, and those the model's generation settings name."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    extra = named if isinstance(named, list) else [] if named is None else [named]
+    return sorted({int(tokenizer.eos_token_id), *map(int, extra)})
+
+
 def accepts(model: Any, argument: str) -> bool:
     """Whether the model's own forward (below a PEFT wrapper) takes ``argument``."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -10,23 +10,37 @@ checksums.json           SHA-256 of all of it, written last
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ensemw2s.artifacts import CHECKSUMS, atomic_folder, read_json, verify_checksums, write_json
+from ensemw2s.artifacts import (
+    CHECKSUMS,
+    atomic_folder,
+    disk_error,
+    file_sha256,
+    read_json,
+    verify_checksums,
+    write_json,
+)
+from ensemw2s.data.encoding import encode_prompts, padding_token
 from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.combine import RULES, check_alphas
 from ensemw2s.ensemble.decoding import Decoded, generate
-from ensemw2s.ensemble.experts import check_experts
+from ensemw2s.ensemble.experts import check_experts, end_tokens
 from ensemw2s.errors import CacheError, ConfigError, ModelError
 from ensemw2s.models.adapters import load_expert
 from ensemw2s.models.loading import load_tokenizer, quiet
+from ensemw2s.models.vocabulary import check_same_vocabulary
 
 ENSEMBLE_FILE = "ensemble.json"
 FORMAT_FILE = "task_format.json"
 FORMAT_VERSION = 1
+_TOKENIZER_FILE = "tokenizer.json"
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")  # below the ensemble's folder, never beside it
 Kind = Literal["full", "lora"]
 
 
@@ -56,8 +70,14 @@ class Ensemble:
         check_alphas(self.alphas, len(self.models))
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Ensemble:
-        """Load an ensemble folder; every file is compared with its checksum first.
+    def load(cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32", verify: bool = True) -> Ensemble:
+        """Load an ensemble folder.
+
+        Args:
+            folder: as :func:`write_ensemble` made it.
+            device: see ``load_model``.
+            dtype: see ``load_model``.
+            verify: compare every file with its checksum first.
 
         Raises:
             ModelError: not an ensemble folder, or one that is damaged or does not fit together.
@@ -65,31 +85,35 @@ class Ensemble:
         """
         folder = Path(folder)
         settings = read_settings(folder)
-        try:
-            verify_checksums(folder)
-        except CacheError as error:
-            raise ModelError(f"ensemble folder {folder} is not whole: {error}") from error
+        if verify:
+            try:
+                verify_checksums(folder)
+            except CacheError as error:
+                raise ModelError(f"ensemble folder {folder} is not whole: {error}") from error
+        tokenizer = load_tokenizer(folder)
+        _check_tokenizers(folder, settings["experts"], tokenizer)
         with quiet():
             models = [
                 load_expert(folder / name, settings["base"], dtype=dtype, device=device) for name in settings["experts"]
             ]
-        return cls(
-            models, list(settings["alphas"]), settings["rule"], load_tokenizer(folder),
-            TaskFormat.from_dict(read_json(folder / FORMAT_FILE)), settings,
-        )  # fmt: skip
+        task_format = TaskFormat.from_dict(read_json(folder / FORMAT_FILE))
+        return cls(models, list(settings["alphas"]), settings["rule"], tokenizer, task_format, settings)
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of ready prompts, with the tokenizer's own start tokens."""
-        return [list(self.tokenizer(text)["input_ids"]) for text in texts]
+        """Token ids of ready prompts, with the special tokens that the tokenizer puts first (never a last one)."""
+        verbatim = dataclasses.replace(self.task_format, template="{question}", max_length=None)
+        rows = [Row(id=str(number), question=text) for number, text in enumerate(texts)]
+        return [row.input_ids for row in encode_prompts(rows, self.tokenizer, verbatim, None).rows]
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int | None = None, **options: Any
     ) -> Iterator[Decoded]:
-        """Decode ready prompts; ``options`` as in ``decoding.generate``."""
+        """Decode ready prompts; ``options`` and errors as in ``decoding.generate``."""
+        limit = self.task_format.max_new_tokens if max_new_tokens is None else max_new_tokens
         return generate(
-            self.models, self.alphas, self.rule, self.prompts(prompts),
-            max_new_tokens=max_new_tokens or self.task_format.max_new_tokens,
-            eos_token_ids=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id, **options,
+            self.models, self.alphas, self.rule, self.prompts(prompts), max_new_tokens=limit,
+            eos_token_ids=end_tokens(self.models[0], self.tokenizer), pad_token_id=padding_token(self.tokenizer),
+            **options,
         )  # fmt: skip
 
 
@@ -119,13 +143,35 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder} has format {settings['format_version']}, this program reads {FORMAT_VERSION}: update it"
         )
-    if len(settings["alphas"]) != len(settings["experts"]):
-        raise ConfigError(
-            f"{folder}: {len(settings['alphas'])} alphas for {len(settings['experts'])} experts; give one each"
-        )
-    check_alphas(settings["alphas"])
+    _check_members(folder, settings["alphas"], settings["experts"])
     RULES.get(settings["rule"])
     return settings
+
+
+def _check_members(folder: Path, alphas: Any, experts: Any) -> None:
+    """Expert folders lie inside the ensemble's, and there is one usable alpha for each."""
+    if not isinstance(experts, list) or not all(isinstance(e, str) and _PLAIN_NAME.fullmatch(e) for e in experts):
+        raise ModelError(f"{folder / ENSEMBLE_FILE}: experts {experts!r} are no list of folder names: make it again")
+    numbers = isinstance(alphas, list) and all(isinstance(a, (int, float)) and not isinstance(a, bool) for a in alphas)
+    if not numbers:
+        raise ConfigError(f"{folder / ENSEMBLE_FILE}: alphas {alphas!r} are no list of numbers; give one an expert")
+    try:
+        check_alphas(alphas, len(experts))
+    except ConfigError as error:
+        raise ConfigError(f"{folder / ENSEMBLE_FILE}: {error}") from error
+    missing = next((name for name in experts if not (folder / name).is_dir()), None)
+    if missing is not None:
+        raise ModelError(f"ensemble folder {folder} is not whole: {missing} is missing; make the ensemble again")
+
+
+def _check_tokenizers(folder: Path, experts: Sequence[str], tokenizer: Any) -> None:
+    """Experts that bring a tokenizer of their own must mean the same tokens by it."""
+    shared = folder / _TOKENIZER_FILE
+    known = file_sha256(shared) if shared.is_file() else None
+    for name in experts:
+        own = folder / name / _TOKENIZER_FILE
+        if own.is_file() and file_sha256(own) != known:  # equal bytes need no slow look
+            check_same_vocabulary({str(folder): tokenizer, str(own.parent): load_tokenizer(own.parent)})
 
 
 def write_ensemble(
@@ -153,16 +199,21 @@ def write_ensemble(
         base: what the experts were fine-tuned from; adapters are loaded onto it.
         kind: of the experts.
         meta: more to record, JSON data.
-        replace: put it in the place of an ensemble that lies there.
+        replace: put it in the place of an ensemble that lies there, once the new one is whole.
 
     Raises:
         CacheError: the folder exists already, or cannot be written.
+        ConfigError: unusable alphas or an unknown rule.
     """
     check_alphas(list(alphas), len(expert_folders))
+    RULES.get(rule)
     if replace and is_ensemble_folder(folder):
-        shutil.rmtree(folder)
+        target = folder.with_name(f".{folder.name}.new")
+        shutil.rmtree(target, ignore_errors=True)  # what an interrupted run left
+    else:
+        target = folder
     names = [f"expert-{number}" for number in range(1, len(expert_folders) + 1)]
-    with atomic_folder(folder) as aside:
+    with atomic_folder(target) as aside:
         for name, source in zip(names, expert_folders, strict=True):
             shutil.copytree(source, aside / name, ignore=shutil.ignore_patterns(CHECKSUMS))
         with quiet():
@@ -171,3 +222,17 @@ def write_ensemble(
         settings = {"format_version": FORMAT_VERSION, "base": base, "kind": kind, "alphas": list(alphas), "rule": rule,
                     "experts": names}  # fmt: skip
         write_json(aside / ENSEMBLE_FILE, {**settings, **meta})
+    if target != folder:
+        _swap(target, folder)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put a whole folder in the place of an older one, which goes only afterwards."""
+    old = folder.with_name(f".{folder.name}.old")
+    try:
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+        new.replace(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    shutil.rmtree(old, ignore_errors=True)
