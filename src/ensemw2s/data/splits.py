@@ -94,11 +94,13 @@ def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Split
             than what there is.
     """
     easy, hard, report = _sides(rows, settings, seed)
+    # One decision for both sides: a source that marks tests marks them everywhere.
+    marked = settings.respect_source_split and any(row.split == "test" for row in rows)
     if settings.kind == "random":
-        parts = _deal(easy, {**_EASY_SHARES, **_HARD_SHARES}, settings, seed, "rows")
+        parts = _deal(easy, {**_EASY_SHARES, **_HARD_SHARES}, settings, seed, "rows", marked)
     else:
-        parts = _deal(easy, _EASY_SHARES, settings, seed, "easy rows")
-        parts |= _deal(hard, _HARD_SHARES, settings, seed, "hard rows")
+        parts = _deal(easy, _EASY_SHARES, settings, seed, "easy rows", marked)
+        parts |= _deal(hard, _HARD_SHARES, settings, seed, "hard rows", marked)
     return check_splits(Splits(**{name: tuple(part) for name, part in parts.items()}, report=report))
 
 
@@ -209,10 +211,9 @@ def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[lis
 
 
 def _deal(
-    rows: Sequence[Row], shares: Mapping[str, float], settings: SplitSettings, seed: int, what: str
+    rows: Sequence[Row], shares: Mapping[str, float], settings: SplitSettings, seed: int, what: str, marked: bool
 ) -> dict[str, list[Row]]:
     ranked = sorted(rows, key=lambda row: (unit_hash(seed, "split", "deal", row.id), row.id))
-    marked = settings.respect_source_split and any(row.split == "test" for row in ranked)
     tests = {name: share for name, share in shares.items() if name.startswith("test")}
     if not marked:
         return _cut(ranked, shares, settings, what)
@@ -232,7 +233,8 @@ def _cut(
     free = {name: shares[name] for name, count in counts.items() if count is None}
     left = len(ranked) - asked
     for name, share in free.items():
-        counts[name] = int(left * share / sum(free.values()))
+        # The epsilon: 3 * 0.6 / 0.6 must give 3 rows, not 2.
+        counts[name] = int(left * share / sum(free.values()) + 1e-9)
     parts: dict[str, list[Row]] = {}
     start = 0
     for name in shares:

@@ -30,7 +30,7 @@ from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.combine import RULES, check_alphas
 from ensemw2s.ensemble.decoding import Decoded, generate
-from ensemw2s.ensemble.experts import check_experts, end_tokens
+from ensemw2s.ensemble.experts import check_experts, end_tokens, vocabulary_size
 from ensemw2s.errors import CacheError, ConfigError, ModelError
 from ensemw2s.models.adapters import load_expert
 from ensemw2s.models.loading import load_tokenizer, quiet
@@ -68,6 +68,11 @@ class Ensemble:
         RULES.get(self.rule)
         check_experts(self.models)
         check_alphas(self.alphas, len(self.models))
+        known, width = max(self.tokenizer.get_vocab().values()) + 1, vocabulary_size(self.models[0])
+        if known > width:
+            raise ModelError(
+                f"the tokenizer has {known} tokens, the experts know {width}: use the tokenizer of their base model"
+            )
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32", verify: bool = True) -> Ensemble:

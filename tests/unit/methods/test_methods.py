@@ -19,7 +19,7 @@ from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.students import take_labels, train_student
 from ensemw2s.training.settings import TrainSettings
 
-ROWS = [Row(f"r{i}", f"q{i}", "a b") for i in range(4)]
+ROWS = [Row(f"r{i}", f"q{i}", f"a {i}") for i in range(4)]
 
 
 class TableBench:
@@ -94,6 +94,13 @@ def test_no_expert_is_trained_that_is_not_used() -> None:
     pretrained = [1] * 6 + [0] * 2
     bench, boosted = run([pretrained, [1] + [0] * 7, [0, 1] + [0] * 6, [0, 0, 1] + [0] * 5], rounds=3)
     assert len(bench.trained) == len(boosted.members.experts) == 3
+
+
+def test_labels_all_alike_are_told() -> None:
+    bench = TableBench([[1] * 8, [0] * 8])
+    alike = [row.with_answer("yes") for row in ROWS]
+    boosted = boost_experts(bench, alike, BoostSettings(mode="reweight"), TrainSettings(), seed=0, rule="mean")
+    assert "all 4 labelled answers are alike ('yes')" in boosted.messages[0]
 
 
 def test_no_answer_tokens() -> None:
