@@ -31,6 +31,7 @@ from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.results import measure_rows
 from ensemw2s.experiment.run import execute, label_record
+from ensemw2s.experiment.sources import load_rows
 from ensemw2s.methods.bench import Answer
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.students import train_student as train_on_rows
@@ -289,8 +290,8 @@ def generate(
 
 
 def as_rows(rows: Rows, *, need_answer: bool = True) -> list[Row]:
-    """Rows as they are, or read from a file."""
-    found = read_rows(rows, need_answer=need_answer) if isinstance(rows, (str, Path)) else list(rows)
+    """Rows as they are, or read from a file or a hub data set by name."""
+    found = load_rows(str(rows), need_answer=need_answer) if isinstance(rows, (str, Path)) else list(rows)
     if not found:
         raise DataError("no rows were given: give at least one")
     return found

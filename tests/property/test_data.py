@@ -7,7 +7,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from ensemw2s.data.encoding import pad_batch
@@ -15,6 +15,7 @@ from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import read_rows, write_records
 from ensemw2s.data.splits import SplitSettings, explicit_splits, question_text, split_rows
+from ensemw2s.errors import DataError
 
 # Text as files can hold it: no half surrogates, no NUL (a sign of a binary file), and CSV turns a blank cell to none.
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
@@ -23,8 +24,8 @@ SAID = TEXT.filter(lambda text: text.strip() != "")
 
 @st.composite
 def rated_rows(draw: st.DrawFn) -> list[Row]:
-    levels = draw(st.lists(st.integers(0, 3), min_size=40, max_size=80).filter(lambda found: len(set(found)) > 1))
-    texts = draw(st.integers(25, 80))  # fewer texts than rows: some questions are asked twice
+    levels = draw(st.lists(st.integers(0, 3), min_size=60, max_size=90).filter(lambda found: len(set(found)) > 1))
+    texts = draw(st.integers(45, 90))  # fewer texts than rows: some questions are asked twice
     return [Row(f"r{i}", f"question {i % texts}", "a", difficulty=float(level)) for i, level in enumerate(levels)]
 
 
@@ -32,7 +33,11 @@ def rated_rows(draw: st.DrawFn) -> list[Row]:
 @settings(max_examples=60, deadline=None)
 def test_splits_hold_what_they_promise(rows: list[Row], seed: int, kind: str, shuffle: random.Random) -> None:
     form = SplitSettings(kind=kind)  # type: ignore[arg-type]
-    splits = split_rows(rows, form, seed)
+    try:
+        splits = split_rows(rows, form, seed)
+    except DataError as error:  # with so few rows the removal of repeated texts may leave a split empty
+        assert "is empty" in str(error)
+        reject()
     parts = splits.named()
     everyone = [row.id for part in parts.values() for row in part]
     assert len(everyone) == len(set(everyone))
