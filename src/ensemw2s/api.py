@@ -18,25 +18,27 @@ from ensemw2s.artifacts import write_json
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
-from ensemw2s.data.sources import read_rows, write_records
+from ensemw2s.data.sources import write_records
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError, DataError
-from ensemw2s.evaluation.intervals import is_at_chance, score_interval
-from ensemw2s.evaluation.metrics import METRICS, chance_level, exact_match
+from ensemw2s.evaluation.intervals import RESAMPLES, is_at_chance, score_interval
+from ensemw2s.evaluation.metrics import METRICS, chance_level
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.export import export_ensemble, export_student
 from ensemw2s.experiment.identity import versions
-from ensemw2s.experiment.opening import Machine, Opened, open_members
+from ensemw2s.experiment.measuring import measure_rows, metric_interval, right_answers
+from ensemw2s.experiment.opening import Machine, Opened, Task, as_teacher, open_members
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.reporter import Reporter
-from ensemw2s.experiment.results import measure_rows
 from ensemw2s.experiment.run import execute, label_record
 from ensemw2s.experiment.sources import load_rows
 from ensemw2s.methods.bench import Answer
 from ensemw2s.methods.boosting import boost_experts
+from ensemw2s.methods.rules import check_rule
 from ensemw2s.methods.students import train_student as train_on_rows
 from ensemw2s.models.adapters import LoraSettings
 from ensemw2s.report.write import write_report
+from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 Rows = str | Path | Sequence[Row]
@@ -95,6 +97,8 @@ def boost(
     settings: BoostSettings | None = None,
     training: TrainSettings | None = None,
     rule: str = "mean",
+    held_out: Rows | None = None,
+    task: Task | None = None,
     tuning: Literal["full", "lora"] = "full",
     lora: LoraSettings | None = None,
     task_format: TaskFormat | None = None,
@@ -112,6 +116,8 @@ def boost(
         settings: mode, prior, shrinkage ... of the boosting.
         training: every expert's budget.
         rule: how the experts are combined.
+        held_out: labelled rows no expert trains on: rules that are fitted need them, and ``error_on="held-out"``.
+        task: texts (the default), or yes/no with one of two heads: ``Task("binary", "classifier")``.
         tuning: full fine-tuning or a LoRA adapter an expert.
         lora: the adapter's settings.
         task_format: prompt, normalisation, limits; saved with the ensemble.
@@ -129,11 +135,17 @@ def boost(
     chosen = dataclasses.replace(settings or BoostSettings(), rounds=rounds)
     RULES.get(rule)
     folder = free_folder(out, "ensemble.json")
-    rows = as_rows(train)
+    task = task or Task()
+    rows = task.rows(as_rows(train), seed)
+    kept_back = task.rows(as_rows(held_out), seed) if held_out is not None else []
+    check_rule(rule, kept_back)
     bench = machine.bench(
-        weak, weak, task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings()
+        weak, weak, task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings(),
+        task=task.kind, head=task.head, seed=seed,
+    )  # fmt: skip
+    boosted = boost_experts(
+        bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back
     )
-    boosted = boost_experts(bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule)
     for message in boosted.messages:
         reporter.note(message)
     export_ensemble(bench, boosted, folder)
@@ -167,11 +179,11 @@ def label(
     """
     if not 0 <= min_confidence < 1:
         raise ConfigError(f"min_confidence must lie in [0, 1), got {min_confidence}")
-    rows = as_rows(questions, need_answer=False)
-    checks = as_rows(validation) if validation is not None else []
     opened = open_members(
         str(ensemble), machine or Machine(), reporter or Reporter(), task_format=task_format, label_by=label_by
     )
+    rows = opened.task.rows(as_rows(questions, need_answer=False), 0)
+    checks = opened.task.rows(as_rows(validation), 0) if validation is not None else []
     answers = _labels(opened, rows)
     sure = [row for row in rows if answers[row.id].confidence >= min_confidence and answers[row.id].text.strip()]
     records = [label_record(row.raw or _columns(row), row.id, answers[row.id]) for row in sure]
@@ -187,6 +199,9 @@ def train_student(
     out: str | Path,
     *,
     training: TrainSettings | None = None,
+    loss: LossSettings | None = None,
+    teacher: str | Path | None = None,
+    task: Task | None = None,
     tuning: Literal["full", "lora"] = "full",
     lora: LoraSettings | None = None,
     task_format: TaskFormat | None = None,
@@ -200,16 +215,31 @@ def train_student(
         strong: a built-in name, a model folder or a hub id.
         labels: what ``label`` wrote (its ``label`` column is trained on), or any labelled rows.
         out: a folder that does not exist, or a student made before.
+        training: budget.
+        loss: None is cross-entropy on the labels.
+        teacher: the ensemble (or model) whose probabilities a loss on soft labels learns from.
+        task: as in ``boost``; with a teacher it is the teacher's.
 
     Other arguments, return value and errors as ``boost``.
     """
     machine, reporter = machine or Machine(), reporter or Reporter()
     folder = free_folder(out, "origin.json")
-    rows = as_labelled(labels)
+    if loss is not None and loss.needs_soft and teacher is None:
+        raise ConfigError(
+            f"loss '{loss.name}' learns from a teacher's probabilities: name the ensemble that gave the labels as teacher"
+        )
+    opened = open_members(str(teacher), machine, reporter, task_format=task_format) if teacher is not None else None
+    task = opened.task if opened else task or Task()
+    rows = task.rows(as_labelled(labels), seed)
+    form = opened.task_format if opened else task_format or TaskFormat()
     bench = machine.bench(
-        strong, strong, task_format or TaskFormat(), reporter, strong_tuning=tuning, lora=lora or LoraSettings()
-    )
-    members = train_on_rows(bench, rows, training or TrainSettings(), seed=seed)
+        opened.bench.settings.weak if opened else strong, strong, form, reporter, strong_tuning=tuning,
+        lora=lora or LoraSettings(), task=task.kind, head=task.head, seed=seed,
+    )  # fmt: skip
+    members = train_on_rows(
+        bench, rows, training or TrainSettings(), seed=seed, loss=loss,
+        teacher=as_teacher(opened, bench) if opened else None,
+    )  # fmt: skip
     export_student(bench, members, folder)
     return folder
 
@@ -233,14 +263,17 @@ def evaluate(
     for metric in metrics:
         if metric not in METRICS:
             raise ConfigError(f"unknown metric '{metric}'; allowed: {', '.join(METRICS)}")
-    rows = as_rows(data)
     opened = open_members(str(model), machine or Machine(), reporter or Reporter(), task_format=task_format)
-    found, _ = measure_rows(opened.bench, opened.members, rows, metrics, "test")
+    rows = opened.task.rows(as_rows(data), seed)
+    found = measure_rows(opened.bench, opened.members, rows, metrics, "test")
     by_id = {row.id: row for row in rows}
     scores = []
-    for metric, values in found.items():
-        interval = score_interval(values, seed=seed)
-        chance = chance_level(metric, [by_id[row_id] for row_id in values.ids], [], opened.task_format.normalise)
+    for metric in metrics:
+        interval = metric_interval(found, metric, seed=seed, resamples=RESAMPLES)
+        if interval is None:
+            continue
+        ids = found.scores[metric].ids if metric in found.scores else found.right.ids
+        chance = chance_level(metric, [by_id[row_id] for row_id in ids], [], opened.task_format.normalise)
         scores.append({"metric": metric, **interval._asdict(), "chance": chance,
                        "at_chance": is_at_chance(interval, chance)})  # fmt: skip
     result = {
@@ -278,6 +311,8 @@ def generate(
     if not prompt.strip():
         raise DataError("the prompt is empty: give a question")
     opened = open_members(str(model), machine or Machine(), reporter or Reporter())
+    if opened.task.kind == "binary" and opened.task.head == "classifier":
+        raise ConfigError(f"{model} tells yes from no by a classifier head and writes no text: use 'label' or 'evaluate'")
     form, told = opened.task_format, f"task format: {opened.format_origin}"
     if not use_format:
         form = dataclasses.replace(form, template="{question}")
@@ -301,9 +336,9 @@ def as_labelled(labels: Rows) -> list[Row]:
     """Rows to train a student on: the ``label`` column where there is one, else the ``answer``."""
     if not isinstance(labels, (str, Path)):
         return as_rows(labels)
-    rows = read_rows(labels, need_answer=False)
+    rows = as_rows(labels, need_answer=False)
     if all("label" not in row.raw for row in rows):
-        return read_rows(labels)
+        return as_rows(labels)
     taken = [row.with_answer(str(row.raw["label"])) for row in rows if str(row.raw.get("label") or "").strip()]
     if not taken:
         raise DataError(f"{labels} has a 'label' column, but every label is empty: label the questions again")
@@ -341,6 +376,5 @@ def _expected_accuracy(opened: Opened, rows: Sequence[Row], min_confidence: floa
     kept = [row for row in rows if answers[row.id].confidence >= min_confidence]
     if not kept:
         raise DataError(f"no validation label reaches min_confidence {min_confidence}: lower it")
-    texts = {row.id: answers[row.id].text for row in kept}
-    interval = score_interval(exact_match(texts, kept, opened.task_format.normalise))
+    interval = score_interval(right_answers(answers, kept, opened.task_format))
     return {**interval._asdict(), "kept": len(kept) / len(rows)}

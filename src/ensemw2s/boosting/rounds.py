@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 from ensemw2s.boosting.alpha import Outcome, compute_alpha
 from ensemw2s.boosting.error import weighted_error
 from ensemw2s.boosting.priors import PRIORS, PriorInputs
+from ensemw2s.boosting.real import update_real
+from ensemw2s.boosting.samples import Level
 from ensemw2s.boosting.sampling import Count, Mode
 from ensemw2s.boosting.weights import effective_sample_size, update_weights
 from ensemw2s.errors import ConfigError, nearest
 
 PriorError = Literal["weighted", "unweighted"]
+ErrorOn = Literal["train", "held-out", "out-of-bag"]
+Form = Literal["discrete", "real"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,11 @@ class BoostSettings:
         error_clamp: errors are kept this far from 0 and 1; in (0, 0.5).
         count: with "resample": a token drawn m times counts m ("times") or 1 ("once").
         prior_error: ε_0 under uniform weights ("unweighted") or under D_t ("weighted"). The paper does not say.
+        level: weights on every answer "token" (the paper) or one on every "row" (the sample-level ablation).
+        error_on: what ε_t is measured on: the "train" rows (the paper); "held-out" rows, which carry weights of their
+            own, moved by the same rule; or "out-of-bag", the samples a round's draw left out ("resample" only).
+        form: "discrete" (SAMME, from right and wrong) or "real" (SAMME.R, from probabilities; see ``real``). With
+            "real" every kept expert has alpha 1; ε_t and the prior still decide whether it is kept.
     """
 
     rounds: int = 4
@@ -39,6 +48,9 @@ class BoostSettings:
     error_clamp: float = 1e-6
     count: Count = "times"
     prior_error: PriorError = "unweighted"
+    level: Level = "token"
+    error_on: ErrorOn = "train"
+    form: Form = "discrete"
 
     def __post_init__(self) -> None:
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
@@ -47,11 +59,24 @@ class BoostSettings:
             raise ConfigError(f"boost.shrinkage must lie in (0, 1], got {self.shrinkage!r}; 1 is the paper's update")
         if not 0 < self.error_clamp < 0.5:
             raise ConfigError(f"boost.error_clamp must lie in (0, 0.5), got {self.error_clamp!r}")
-        for name, kind in (("mode", Mode), ("count", Count), ("prior_error", PriorError)):
+        for name, kind in (
+            ("mode", Mode), ("count", Count), ("prior_error", PriorError), ("level", Level), ("error_on", ErrorOn),
+            ("form", Form),
+        ):  # fmt: skip
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise ConfigError(f"unknown boost.{name} {value!r}: {nearest(str(value), get_args(kind))}")
         PRIORS.get(self.prior)
+        if self.error_on == "out-of-bag" and self.mode != "resample":
+            raise ConfigError(
+                f"boost.error_on 'out-of-bag' needs samples that a draw left out, and boost.mode is '{self.mode}': "
+                "use mode=resample, or error_on=held-out"
+            )
+        if self.form == "real" and self.level == "row":
+            raise ConfigError(
+                "boost.form 'real' (SAMME.R) needs a probability for every class, and the classes of a whole row are "
+                "all answers there are: use boost.level=token, or form=discrete"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +85,9 @@ class RoundRecord:
 
     Attributes:
         round: 1 for the first.
-        error: ε_t under D_t.
-        alpha: the expert's weight in the mixture (1.0 for a first expert no better than the prior).
+        error: ε_t under D_t (of the samples named by ``error_on``).
+        alpha: the expert's weight in the mixture (1.0 for a first expert no better than the prior, and for every kept
+            one with ``form="real"``).
         prior_term: what was added to alpha.
         outcome: see ``alpha.AlphaOutcome``.
         effective_sample_size: of D_t, the weights this expert was trained on.
@@ -116,24 +142,51 @@ def prior_for_round(settings: BoostSettings, weights: Tensor, pretrained_wrong: 
     return PRIORS.get(settings.prior)(PriorInputs(vocabulary_size, error, settings.error_clamp))
 
 
+class Judged(NamedTuple):
+    """Samples that ε_t is measured on, where they are not the training samples themselves.
+
+    Attributes:
+        weights: float64 ``[sample]`` with a positive sum.
+        wrong: bool ``[sample]``.
+    """
+
+    weights: Tensor
+    wrong: Tensor
+
+
 def boosting_step(
-    weights: Tensor, wrong: Tensor, prior_term: float, settings: BoostSettings, *, round_number: int = 1
+    weights: Tensor,
+    wrong: Tensor,
+    prior_term: float,
+    settings: BoostSettings,
+    *,
+    round_number: int = 1,
+    judged: Judged | None = None,
+    margins: Tensor | None = None,
 ) -> tuple[RoundRecord, Tensor]:
     """One round: error, alpha, outcome and the next weights.
 
     Args:
-        weights: D_t, float64 ``[token]``.
-        wrong: bool ``[token]``, where the new expert's top token is not the label.
+        weights: D_t, float64 ``[sample]``.
+        wrong: bool ``[sample]``, where the new expert errs (see ``samples``).
         prior_term: see ``prior_for_round``.
-        settings: clamp and shrinkage.
+        settings: clamp, shrinkage and form.
         round_number: t, from 1.
+        judged: what ε_t is measured on; None is the training samples under D_t.
+        margins: float64 ``[sample]``, see ``real.real_margins``; needed by ``form="real"`` only.
 
     Returns:
-        The record and D_{t+1}, float64 ``[token]``; the same weights again where boosting stops.
+        The record and D_{t+1}, float64 ``[sample]``; the same weights again where boosting stops.
+
+    Raises:
+        ValueError: ``form="real"`` without margins.
     """
-    error = weighted_error(weights, wrong)
+    on = judged or Judged(weights, wrong)
+    error = weighted_error(on.weights, on.wrong)
     alpha, outcome = compute_alpha(error, prior_term, settings.error_clamp)
-    if outcome == "no better than the prior" and round_number == 1:
+    if (outcome == "no better than the prior" and round_number == 1) or (
+        settings.form == "real" and outcome in ("ok", "perfect")
+    ):
         alpha = 1.0
     record = RoundRecord(
         round=round_number,
@@ -144,4 +197,15 @@ def boosting_step(
         effective_sample_size=effective_sample_size(weights),
         train_token_error=float(wrong.double().mean()),
     )
-    return record, weights if record.stops else update_weights(weights, wrong, alpha, settings.shrinkage)
+    return record, weights if record.stops else next_weights(weights, wrong, alpha, settings, margins)
+
+
+def next_weights(
+    weights: Tensor, wrong: Tensor, alpha: float, settings: BoostSettings, margins: Tensor | None = None
+) -> Tensor:
+    """D_{t+1} by the form that ``settings`` name; also moves the weights of held-out samples."""
+    if settings.form == "discrete":
+        return update_weights(weights, wrong, alpha, settings.shrinkage)
+    if margins is None:
+        raise ValueError("form 'real' needs the margins log p(label) - mean log p")
+    return update_real(weights, margins, settings.shrinkage)

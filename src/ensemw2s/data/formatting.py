@@ -19,6 +19,7 @@ _KIND_NAMES = {
     "max_new_tokens": "a whole number",
     "max_length": "a whole number or null",
     "show_choices": "true or false",
+    "preamble": "a text",
 }
 _FIELDS = ("question", "context", "choices")
 # A sign only where no word or number goes before it: "7-5" ends in 5. Commas only between groups of three digits.
@@ -45,6 +46,7 @@ class TaskFormat:
         max_new_tokens: longest answer that is decoded, in tokens, the end token included.
         max_length: longest prompt plus answer in tokens; None takes the model's context.
         too_long: "cut" drops the oldest prompt tokens, "drop" leaves the row out. Both are counted.
+        preamble: text before every prompt: an instruction, or worked examples.
     """
 
     template: str = "plain"
@@ -53,6 +55,7 @@ class TaskFormat:
     max_new_tokens: int = 32
     max_length: int | None = None
     too_long: TooLong = "cut"
+    preamble: str = ""
 
     def __post_init__(self) -> None:
         for name, kinds in (
@@ -60,6 +63,7 @@ class TaskFormat:
             ("max_new_tokens", int),
             ("max_length", int | None),
             ("show_choices", bool),
+            ("preamble", str),
         ):
             value = getattr(self, name)
             if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
@@ -87,19 +91,25 @@ class TaskFormat:
         Raises:
             DataError: template "chat" and a tokenizer without a chat template.
         """
+        before = f"{self.preamble}\n\n" if self.preamble else ""
         if self.template == "plain":
-            return self._plain(row) + "\nAnswer:"
+            return f"{before}{self._plain(row)}\nAnswer:"
         if self.template != "chat":
             text = self.template
             values = {"question": row.question, "context": row.context or "", "choices": _lettered(row)}
-            return re.sub(r"{(\w+)}", lambda match: values[match[1]], text)
+            return before + re.sub(r"{(\w+)}", lambda match: values[match[1]], text)
         if not getattr(tokenizer, "chat_template", None):
             raise DataError(
                 "format.template is 'chat', but this tokenizer has no chat template: use 'plain', "
                 "or a tokenizer that has one"
             )
-        message = [{"role": "user", "content": self._plain(row)}]
+        message = [{"role": "user", "content": before + self._plain(row)}]
         return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    def example(self, row: Row) -> str:
+        """A labelled row as text, question and answer: one example of a few-shot ``preamble``."""
+        form = dataclasses.replace(self, preamble="", template="plain" if self.template == "chat" else self.template)
+        return form.prompt(row) + form.answer_text(row)
 
     def answer_text(self, row: Row) -> str:
         """What follows the prompt in training: the row's answer as ``option_text`` spaces it.

@@ -1,16 +1,19 @@
 """Combine rules: from the experts' next-token distributions to one.
 
-Every rule is a pure function ``fn(log_probs [expert, batch, vocab], alphas [expert]) -> [batch, vocab]``: natural
+The plain form of a rule is a pure function ``fn(log_probs [expert, m, vocab], alphas [expert]) -> [m, vocab]``: natural
 logarithms of distributions in, logarithm of a distribution out. Only the proportions of the alphas matter. The
-work is done in log space in the dtype of ``log_probs``, float32 at the least.
+work is done in log space in the dtype of ``log_probs``, float32 at the least. A rule that looks at the answer so far, or
+learns from held-out rows, is an object of class ``Rule``.
 
-A plug-in adds a rule with ``@RULES.register("name")``, or under the entry-point group ``ensemw2s.rules``.
+A plug-in adds either with ``@RULES.register("name")``, or under the entry-point group ``ensemw2s.rules``. Whoever uses a
+rule opens it with ``open_rule`` and need not know which form it has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +21,114 @@ from torch import Tensor
 from ensemw2s.errors import ConfigError
 from ensemw2s.registry import Registry
 
-CombineRule = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from ensemw2s.ensemble.evidence import ExpertTokens
 
-RULES: Registry[CombineRule] = Registry("rules")
+CombineRule = Callable[[Tensor, Tensor], Tensor]
+State = Mapping[str, Any]
+
+
+class Rule:
+    """A rule that needs more than the distributions at one position.
+
+    Attributes:
+        needs_prefix: wants each expert's log-probability of the answer so far.
+        fitting: "no", "can" (works without, better with held-out rows) or "must".
+    """
+
+    needs_prefix: bool = False
+    fitting: Literal["no", "can", "must"] = "no"
+
+    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: State) -> Tensor:
+        """The mixture ``[m, vocab]``, log-probabilities.
+
+        Args:
+            log_probs: ``[expert, m, vocab]``; of a fitted ensemble maybe the first t experts only.
+            alphas: ``[expert]``.
+            prefix: ``[expert, m]``, where ``needs_prefix``.
+            state: what ``fit`` returned, or empty.
+        """
+        raise NotImplementedError
+
+    def fit(self, evidence: Sequence[ExpertTokens], alphas: Sequence[float], seed: int) -> dict[str, Any]:
+        """JSON data from what every expert makes of held-out labelled rows."""
+        raise NotImplementedError
+
+
+RULES: Registry[CombineRule | Rule] = Registry("rules")
+
+
+class MixRule:
+    """An opened rule: its name, what fitting left, and the mixture.
+
+    Args:
+        name: as registered.
+        state: what ``fit_rule`` returned; empty for rules that are not fitted.
+
+    Raises:
+        ConfigError: no such rule, or one that must be fitted and was not.
+    """
+
+    def __init__(self, name: str, state: State | None = None) -> None:
+        self.name, self.state = name, dict(state or {})
+        self._rule = RULES.get(name)
+        if isinstance(self._rule, Rule) and self._rule.fitting == "must" and not self.state:
+            raise ConfigError(
+                f"rule '{name}' must be fitted on held-out rows first: give validation rows, or use rule 'mean'"
+            )
+
+    @property
+    def needs_prefix(self) -> bool:
+        """Whether a call wants ``prefix``."""
+        return isinstance(self._rule, Rule) and self._rule.needs_prefix
+
+    def __call__(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """Mix ``[expert, m, vocab]`` into ``[m, vocab]``; ``prefix`` ``[expert, m]``, see ``Rule.mix``."""
+        if isinstance(self._rule, Rule):
+            return self._rule.mix(log_probs, alphas, prefix, self.state)
+        return self._rule(log_probs, alphas)
+
+
+def open_rule(rule: str | MixRule, state: State | None = None) -> MixRule:
+    """A rule by name, with the state that fitting left; an opened one as it is."""
+    return rule if isinstance(rule, MixRule) else MixRule(rule, state)
+
+
+def needs_fitting(name: str) -> bool:
+    """Whether a rule cannot be used without held-out rows."""
+    rule = RULES.get(name)
+    return isinstance(rule, Rule) and rule.fitting == "must"
+
+
+def can_fit(name: str) -> bool:
+    """Whether a rule learns from held-out rows where there are some."""
+    rule = RULES.get(name)
+    return isinstance(rule, Rule) and rule.fitting != "no"
+
+
+def fit_rule(name: str, evidence: Sequence[ExpertTokens], alphas: Sequence[float], *, seed: int = 0) -> dict[str, Any]:
+    """Fit a rule on held-out labelled rows.
+
+    Args:
+        name: a rule for which ``can_fit`` holds.
+        evidence: one table an expert, all over the same rows.
+        alphas: one an expert.
+        seed: of everything random in the fit.
+
+    Returns:
+        JSON data for ``open_rule``.
+
+    Raises:
+        ConfigError: the rule is not fitted, there are no held-out tokens, or another number of alphas than experts.
+    """
+    rule = RULES.get(name)
+    if not isinstance(rule, Rule) or rule.fitting == "no":
+        raise ConfigError(f"rule '{name}' is not fitted: use it as it is")
+    check_alphas(alphas, len(evidence))
+    if len(evidence[0].label) == 0:
+        raise ConfigError(f"rule '{name}' is fitted on held-out rows and these hold no tokens: give labelled rows")
+    return rule.fit(evidence, alphas, seed)
+
 
 VOTE_TIE_BREAK = 1e-4
 """Share of the vote mixture that goes to the mean of probabilities; vote shares this close count as tied."""
@@ -132,3 +240,7 @@ def uniform(log_probs: Tensor, alphas: Tensor) -> Tensor:
     """
     check_alphas(alphas, log_probs.shape[0])
     return mean(log_probs, torch.ones(log_probs.shape[0], dtype=torch.float64))
+
+
+# The rules that are objects register themselves; they need what stands above.
+from ensemw2s.ensemble import fitted as _fitted  # noqa: E402, F401

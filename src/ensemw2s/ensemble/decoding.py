@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ensemw2s.ensemble.combine import RULES, CombineRule, expert_weights
+from ensemw2s.ensemble.combine import MixRule, expert_weights, open_rule
 from ensemw2s.ensemble.experts import (
     accepts,
     check_experts,
@@ -67,7 +67,7 @@ class _Plan:
 
     models: Sequence[Any]
     alphas: Tensor  # float64 [expert], sums to one, on the CPU
-    combine: CombineRule
+    combine: MixRule
     max_new_tokens: int
     context: int
     eos: tuple[int, ...]
@@ -84,7 +84,7 @@ class _Plan:
 def generate(
     models: Sequence[Any],
     alphas: Tensor | Sequence[float],
-    rule: str,
+    rule: str | MixRule,
     prompts: Sequence[Sequence[int]],
     *,
     ids: Sequence[str] | None = None,
@@ -109,7 +109,7 @@ def generate(
     Args:
         models: T causal LMs over one vocabulary, on one device.
         alphas: ``[expert]``, any scale.
-        rule: a name in :data:`~ensemw2s.ensemble.combine.RULES`.
+        rule: a name in :data:`~ensemw2s.ensemble.combine.RULES`, or an opened rule.
         prompts: token ids, at least one a prompt.
         ids: unique row ids; ``"0"``, ``"1"`` ... where None. Sampling draws from a stream of its own for each id.
         max_new_tokens: limit a row, the end token included. The end of the context limits too.
@@ -141,7 +141,7 @@ def generate(
     eos = (eos_token_ids,) if isinstance(eos_token_ids, int) else tuple(eos_token_ids or ())
     sampling = (temperature, top_p, seed) if do_sample else None
     weights = expert_weights(alphas, len(models))
-    plan = _Plan(models, weights, RULES.get(rule), max_new_tokens, context, eos, pad_token_id, sampling, votes, dtype)
+    plan = _Plan(models, weights, open_rule(rule), max_new_tokens, context, eos, pad_token_id, sampling, votes, dtype)
     return _stream(plan, prompts, names, batch_size, progress)
 
 
@@ -191,9 +191,15 @@ def _decode_batch(plan: _Plan, prompts: list[list[int]], names: list[str]) -> li
     with evaluating(plan.models):
         runner = _Runner(plan, prompts, steps, device)
         rows = torch.arange(len(prompts), device=device)  # which prompt each row of the batch belongs to
+        # Each expert's log-probability of the answer so far, [expert, batch]; only for rules that ask.
+        prefix = (
+            torch.zeros((len(plan.models), len(prompts)), dtype=plan.dtype, device=device)
+            if plan.combine.needs_prefix
+            else None
+        )
         for step in range(steps):
             log_probs = runner.log_probs()  # [expert, batch, vocab]
-            mixed = plan.combine(log_probs, plan.alphas)
+            mixed = plan.combine(log_probs, plan.alphas, prefix)
             if plan.sampling is None or uniforms is None:
                 chosen = mixed.argmax(dim=-1)
             else:
@@ -203,6 +209,9 @@ def _decode_batch(plan: _Plan, prompts: list[list[int]], names: list[str]) -> li
             keep = (~ended & (limits[rows] > step + 1)).nonzero()[:, 0]
             if len(keep) == 0:
                 break
+            if prefix is not None:
+                said = log_probs.gather(-1, chosen.expand(len(log_probs), -1)[..., None])[..., 0]
+                prefix = (prefix + said)[:, keep]
             runner.advance(chosen, keep if len(keep) < len(rows) else None)
             rows = rows[keep]
     return record.cut(names)

@@ -15,7 +15,10 @@ from ensemw2s.models.loading import context_length
 
 
 def vocabulary_size(model: Any) -> int:
-    """Width of the model's output layer, which may exceed the tokenizer's vocabulary."""
+    """Width of the model's output layer, which may exceed the tokenizer's vocabulary; of a class model its classes."""
+    classes = getattr(model, "num_classes", None)
+    if isinstance(classes, int):
+        return classes
     head = getattr(model, "get_output_embeddings", lambda: None)()
     weight = getattr(head, "weight", None)
     return int(weight.shape[0]) if weight is not None else int(model.config.get_text_config().vocab_size)

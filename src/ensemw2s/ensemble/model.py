@@ -28,7 +28,7 @@ from ensemw2s.artifacts import (
 from ensemw2s.data.encoding import encode_prompts, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
-from ensemw2s.ensemble.combine import RULES, check_alphas
+from ensemw2s.ensemble.combine import check_alphas, open_rule
 from ensemw2s.ensemble.decoding import Decoded, generate
 from ensemw2s.ensemble.experts import check_experts, end_tokens, vocabulary_size
 from ensemw2s.errors import CacheError, ConfigError, ModelError
@@ -55,6 +55,7 @@ class Ensemble:
         tokenizer: shared by all experts.
         task_format: how questions become prompts and answers are compared.
         meta: base model, kind, rounds and whatever else its maker recorded.
+        rule_state: what fitting the rule left, JSON data; empty for rules that are not fitted.
     """
 
     models: list[Any]
@@ -63,9 +64,10 @@ class Ensemble:
     tokenizer: Any
     task_format: TaskFormat
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rule_state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        RULES.get(self.rule)
+        self.mixing = open_rule(self.rule, self.rule_state)
         check_experts(self.models)
         check_alphas(self.alphas, len(self.models))
         known, width = max(self.tokenizer.get_vocab().values()) + 1, vocabulary_size(self.models[0])
@@ -90,6 +92,8 @@ class Ensemble:
         """
         folder = Path(folder)
         settings = read_settings(folder)
+        if settings.get("task") == "binary":
+            raise ModelError(f"{folder} holds a yes/no ensemble, which writes no text: use 'label' or 'evaluate'")
         if verify:
             try:
                 verify_checksums(folder)
@@ -102,7 +106,8 @@ class Ensemble:
                 load_expert(folder / name, settings["base"], dtype=dtype, device=device) for name in settings["experts"]
             ]
         task_format = TaskFormat.from_dict(read_json(folder / FORMAT_FILE))
-        return cls(models, list(settings["alphas"]), settings["rule"], tokenizer, task_format, settings)
+        state = settings.get("rule_state") or {}
+        return cls(models, list(settings["alphas"]), settings["rule"], tokenizer, task_format, settings, state)
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of ready prompts, with the special tokens that the tokenizer puts first (never a last one)."""
@@ -116,7 +121,7 @@ class Ensemble:
         """Decode ready prompts; ``options`` and errors as in ``decoding.generate``."""
         limit = self.task_format.max_new_tokens if max_new_tokens is None else max_new_tokens
         return generate(
-            self.models, self.alphas, self.rule, self.prompts(prompts), max_new_tokens=limit,
+            self.models, self.alphas, self.mixing, self.prompts(prompts), max_new_tokens=limit,
             eos_token_ids=end_tokens(self.models[0], self.tokenizer), pad_token_id=padding_token(self.tokenizer),
             **options,
         )  # fmt: skip
@@ -149,7 +154,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{folder} has format {settings['format_version']}, this program reads {FORMAT_VERSION}: update it"
         )
     _check_members(folder, settings["alphas"], settings["experts"])
-    RULES.get(settings["rule"])
+    open_rule(settings["rule"], settings.get("rule_state"))
     return settings
 
 
@@ -191,6 +196,7 @@ def write_ensemble(
     kind: Kind,
     meta: Mapping[str, Any],
     replace: bool = False,
+    rule_state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an ensemble folder from finished expert folders; all of it or nothing.
 
@@ -204,6 +210,7 @@ def write_ensemble(
         base: what the experts were fine-tuned from; adapters are loaded onto it.
         kind: of the experts.
         meta: more to record, JSON data.
+        rule_state: what fitting the rule left.
         replace: put it in the place of an ensemble that lies there, once the new one is whole.
 
     Raises:
@@ -211,7 +218,7 @@ def write_ensemble(
         ConfigError: unusable alphas or an unknown rule.
     """
     check_alphas(list(alphas), len(expert_folders))
-    RULES.get(rule)
+    open_rule(rule, rule_state)
     if replace and is_ensemble_folder(folder):
         target = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(target, ignore_errors=True)  # what an interrupted run left
@@ -225,7 +232,7 @@ def write_ensemble(
             tokenizer.save_pretrained(aside)
         write_json(aside / FORMAT_FILE, task_format.to_dict())
         settings = {"format_version": FORMAT_VERSION, "base": base, "kind": kind, "alphas": list(alphas), "rule": rule,
-                    "experts": names}  # fmt: skip
+                    "rule_state": dict(rule_state or {}), "experts": names}  # fmt: skip
         write_json(aside / ENSEMBLE_FILE, {**settings, **meta})
     if target != folder:
         _swap(target, folder)

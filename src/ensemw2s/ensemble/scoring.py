@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ensemw2s.data.encoding import EncodedRow, token_offsets
-from ensemw2s.ensemble.combine import RULES, expert_weights
+from ensemw2s.ensemble.combine import MixRule, expert_weights, open_rule
 from ensemw2s.ensemble.experts import (
     check_experts,
     check_lengths,
@@ -65,13 +65,14 @@ class ChoiceScores:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Batch:
+class Batch:
     """Rows of like length, padded on the right, and where their answer tokens are."""
 
     input_ids: Tensor  # int64 [batch, seq]
     mask: Tensor | None  # int64 [batch, seq]; None without padding
-    positions: Tensor  # int64 [m], flat positions whose logits predict the answer tokens
+    positions: Tensor  # int64 [m], flat positions whose logits predict the answer tokens; row after row
     tokens: Tensor  # int64 [m], their places on the token axis
+    lengths: Tensor  # int64 [batch], answer tokens of each row
 
 
 def score_tokens(
@@ -90,7 +91,7 @@ def score_tokens(
 def mixture_scores(
     models: Sequence[Any],
     alphas: Tensor | Sequence[float],
-    rule: str,
+    rule: str | MixRule,
     encoded: Sequence[EncodedRow],
     *,
     pad_token_id: int,
@@ -102,7 +103,7 @@ def mixture_scores(
     Args:
         models: T causal LMs over one vocabulary, on one device.
         alphas: ``[expert]``, any scale.
-        rule: a name in :data:`~ensemw2s.ensemble.combine.RULES`.
+        rule: a name in :data:`~ensemw2s.ensemble.combine.RULES`, or an opened rule.
         encoded: rows whose tokens from ``prompt_length`` on are the answer.
         pad_token_id: fills shorter rows; any valid id will do, it is masked.
         token_budget: tokens a batch, padding included.
@@ -120,7 +121,7 @@ def mixture_scores(
 def staged_scores(
     models: Sequence[Any],
     alphas: Tensor | Sequence[float],
-    rule: str,
+    rule: str | MixRule,
     encoded: Sequence[EncodedRow],
     *,
     pad_token_id: int,
@@ -138,7 +139,7 @@ def staged_scores(
 def choice_log_likelihoods(
     models: Sequence[Any],
     alphas: Tensor | Sequence[float],
-    rule: str,
+    rule: str | MixRule,
     candidates: Sequence[Sequence[EncodedRow]],
     *,
     pad_token_id: int,
@@ -155,18 +156,50 @@ def choice_log_likelihoods(
     Raises:
         DataError: a row without options.
     """
-    empty = next((row for row, options in enumerate(candidates) if not options), None)
-    if empty is not None:
-        raise DataError(f"row number {empty} has no options to choose from: leave it out or give it choices")
-    flat = [option for options in candidates for option in options]
+    flat = _flat_options(candidates)
     scores = mixture_scores(
         models, alphas, rule, flat, pad_token_id=pad_token_id, token_budget=token_budget, dtype=dtype
     )
-    counts = scores.offsets.diff()
-    owner = torch.repeat_interleave(torch.arange(len(flat)), counts)
-    totals = torch.zeros(len(flat), dtype=torch.float64).index_add_(0, owner, scores.log_prob.double())
+    return _by_row(scores.offsets, scores.log_prob, candidates)
+
+
+def choice_tables(
+    models: Sequence[Any],
+    alphas: Tensor | Sequence[float],
+    rule: str | MixRule,
+    candidates: Sequence[Sequence[EncodedRow]],
+    *,
+    pad_token_id: int,
+    token_budget: int = 16384,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[list[ChoiceScores], list[list[ChoiceScores]]]:
+    """Option scores of the mixture and of every expert alone, at one pass an expert.
+
+    Returns:
+        The mixture's, one entry a row, as :func:`choice_log_likelihoods`; and for each expert its own.
+    """
+    flat = _flat_options(candidates)
+    alone: list[Tensor] = []
+    scores = _scores(models, alphas, rule, flat, [len(models)], pad_token_id, token_budget, dtype, alone)[0]
+    return _by_row(scores.offsets, scores.log_prob, candidates), [
+        _by_row(scores.offsets, log_prob, candidates) for log_prob in alone[0]
+    ]
+
+
+def _flat_options(candidates: Sequence[Sequence[EncodedRow]]) -> list[EncodedRow]:
+    empty = next((row for row, options in enumerate(candidates) if not options), None)
+    if empty is not None:
+        raise DataError(f"row number {empty} has no options to choose from: leave it out or give it choices")
+    return [option for options in candidates for option in options]
+
+
+def _by_row(offsets: Tensor, log_prob: Tensor, candidates: Sequence[Sequence[EncodedRow]]) -> list[ChoiceScores]:
+    """Sums of a flat list of options' token log-probabilities, cut into rows."""
+    counts = offsets.diff()
+    owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    totals = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, owner, log_prob.double())
     sizes = [len(options) for options in candidates]
-    pairs = zip(totals.split(sizes), (totals / counts).split(sizes), strict=True) if flat else ()
+    pairs = zip(totals.split(sizes), (totals / counts).split(sizes), strict=True) if len(counts) else ()
     return [ChoiceScores(total, mean) for total, mean in pairs]
 
 
@@ -174,31 +207,40 @@ def choice_log_likelihoods(
 def _scores(
     models: Sequence[Any],
     alphas: Tensor | Sequence[float],
-    rule: str,
+    rule: str | MixRule,
     encoded: Sequence[EncodedRow],
     stages: Sequence[int],
     pad_token_id: int,
     token_budget: int,
     dtype: torch.dtype,
+    alone: list[Tensor] | None = None,
 ) -> list[TokenScores]:
-    """For each stage t the scores of the first t experts."""
+    """For each stage t the scores of the first t experts; a list ``alone`` gets each expert's own log-probability of
+    the labels, float32 ``[expert, n]``.
+    """
     check_experts(models)
     if token_budget < 1:
         raise ConfigError(f"token_budget is {token_budget}: it must be at least 1")
-    _check_rows(encoded, context_limit(models))
-    combine, weights = RULES.get(rule), expert_weights(alphas, len(models))
+    check_rows(encoded, context_limit(models))
+    combine, weights = open_rule(rule), expert_weights(alphas, len(models))
     staged_weights = [expert_weights(weights[:stage]) for stage in stages]
     offsets, device = token_offsets(encoded), device_of(models[0])
     label = torch.tensor([token for row in encoded for token in row.input_ids[row.prompt_length :]], dtype=torch.int64)
     log_prob, top_prob = torch.zeros(len(stages), len(label)), torch.zeros(len(stages), len(label))
     top_id = torch.zeros(len(stages), len(label), dtype=torch.int64)
+    if alone is not None:
+        alone.append(torch.zeros(len(models), len(label)))
     answer_budget = max(1, LOGITS_BYTES // (dtype.itemsize * vocabulary_size(models[0]) * len(models)))
     with evaluating(models):
-        for batch in _batches(encoded, offsets, pad_token_id, token_budget, answer_budget):
-            experts = _expert_log_probs(models, batch, device, dtype)  # [expert, m, vocab]
+        for batch in scoring_batches(encoded, offsets, pad_token_id, token_budget, answer_budget):
+            experts = expert_log_probs(models, batch, device, dtype)  # [expert, m, vocab]
             labels = label[batch.tokens].to(device)[:, None]
+            if alone is not None:
+                own = experts.gather(-1, labels.expand(len(models), -1, -1))[..., 0]
+                alone[0][:, batch.tokens] = own.float().cpu()
+            prefix = answer_so_far(experts, labels, batch) if combine.needs_prefix else None
             for place, (stage, stage_weights) in enumerate(zip(stages, staged_weights, strict=True)):
-                mixed = combine(experts[:stage], stage_weights)
+                mixed = combine(experts[:stage], stage_weights, None if prefix is None else prefix[:stage])
                 top = mixed.argmax(dim=-1, keepdim=True)
                 top_id[place, batch.tokens] = top[:, 0].cpu()
                 top_prob[place, batch.tokens] = mixed.gather(-1, top)[:, 0].exp().float().cpu()
@@ -208,23 +250,28 @@ def _scores(
     ]
 
 
-def _expert_log_probs(models: Sequence[Any], batch: _Batch, device: torch.device, dtype: torch.dtype) -> Tensor:
+def expert_log_probs(models: Sequence[Any], batch: Batch, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Each expert's distributions at the answer positions: ``[expert, m, vocab]``."""
     ids, positions = batch.input_ids.to(device), batch.positions.to(device)
     mask = None if batch.mask is None else batch.mask.to(device)
     return torch.stack([log_distribution(answer_logits(model, ids, mask, positions), dtype) for model in models])
 
 
-def _check_rows(encoded: Sequence[EncodedRow], longest: int | None) -> None:
+def check_rows(encoded: Sequence[EncodedRow], longest: int | None) -> None:
+    """Every row holds prompt and answer tokens, and fits ``longest``.
+
+    Raises:
+        DataError: the first row that does not.
+    """
     ids = [row.id for row in encoded]
     check_lengths(ids, [row.prompt_length for row in encoded], None, "prompt", "")
     check_lengths(ids, [len(row.input_ids) - row.prompt_length for row in encoded], None, "answer", "")
     check_lengths(ids, [len(row.input_ids) for row in encoded], longest, "text", "cut it or leave it out")
 
 
-def _batches(
+def scoring_batches(
     encoded: Sequence[EncodedRow], offsets: Tensor, pad_token_id: int, token_budget: int, answer_budget: int
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     """Batches of rows sorted by length, longest first, that keep both budgets (a single row always passes)."""
     starts = offsets.tolist()
     order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row].input_ids))
@@ -242,7 +289,7 @@ def _batches(
         first = last
 
 
-def _pad(encoded: Sequence[EncodedRow], starts: list[int], rows: list[int], pad_token_id: int) -> _Batch:
+def _pad(encoded: Sequence[EncodedRow], starts: list[int], rows: list[int], pad_token_id: int) -> Batch:
     sequences = [encoded[row].input_ids for row in rows]
     width = max(len(ids) for ids in sequences)
     input_ids = torch.tensor([[*ids, *[pad_token_id] * (width - len(ids))] for ids in sequences])
@@ -256,4 +303,23 @@ def _pad(encoded: Sequence[EncodedRow], starts: list[int], rows: list[int], pad_
         # the logits at a column predict the next one
         positions += range(place * width + encoded[row].prompt_length - 1, place * width + len(sequences[place]) - 1)
         tokens += range(starts[row], starts[row + 1])
-    return _Batch(input_ids, mask, torch.tensor(positions), torch.tensor(tokens))
+    lengths = torch.tensor([starts[row + 1] - starts[row] for row in rows])
+    return Batch(input_ids, mask, torch.tensor(positions), torch.tensor(tokens), lengths)
+
+
+def answer_so_far(experts: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+    """Each expert's log-probability of the row's answer tokens before each one.
+
+    Args:
+        experts: ``[expert, m, vocab]``, log-probabilities.
+        labels: int64 ``[m, 1]``.
+        batch: where rows begin.
+
+    Returns:
+        ``[expert, m]``; 0 at the first token of a row.
+    """
+    own = experts.gather(-1, labels.expand(len(experts), -1, -1))[..., 0]
+    before = own.cumsum(dim=1) - own
+    lengths = batch.lengths.to(own.device)
+    first = lengths.cumsum(0) - lengths  # where each row begins among the m tokens
+    return before - before[:, first].repeat_interleave(lengths, dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,49 +14,38 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ensemw2s.artifacts import read_json, write_json, write_jsonl
-from ensemw2s.data.encoding import encode_options, encode_prompts, encode_rows, padding_token
+from ensemw2s.data.encoding import encode_options, encode_prompts, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
+from ensemw2s.data.targets import SoftTargets
+from ensemw2s.ensemble.combine import MixRule, open_rule
 from ensemw2s.ensemble.decoding import Decoded, generate
-from ensemw2s.ensemble.scoring import choice_log_likelihoods, score_tokens, staged_scores
-from ensemw2s.experiment.config import Config, plain
+from ensemw2s.ensemble.evidence import ExpertTokens, expert_tokens
+from ensemw2s.ensemble.experts import end_tokens
+from ensemw2s.ensemble.scoring import choice_tables, staged_scores
+from ensemw2s.ensemble.soft import soft_targets
+from ensemw2s.errors import ConfigError, ModelError
+from ensemw2s.experiment.averaging import average_models
+from ensemw2s.experiment.classes import ClassTable, class_answers, class_counts, class_options
+from ensemw2s.experiment.config import plain
 from ensemw2s.experiment.identity import model_fingerprint, reading_format, rows_fingerprint, tensor_fingerprint
 from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.shelf import BenchSettings, Shelf
 from ensemw2s.experiment.store import StageResult, Store
 from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole
-from ensemw2s.models.adapters import add_lora, load_expert, save_adapter
-from ensemw2s.models.loading import context_length, load_model, load_tokenizer, quiet, writing
+from ensemw2s.models.vocabulary import check_same_vocabulary
 from ensemw2s.training.finetune import fine_tune
+from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 # Raise a number when the stage's code changes what it makes.
-VERSIONS = {"expert": 1, "token-errors": 1, "answers": 1, "token-counts": 1, "options": 1}
+VERSIONS = {
+    "expert": 1, "token-table": 1, "answers": 2, "token-counts": 2, "options": 2, "soft-labels": 1, "average": 1,
+}  # fmt: skip
+_TABLE = ("offsets", "label", "log_prob", "top_id", "top_log_prob", "entropy", "mean_log_prob")
 
-
-@dataclasses.dataclass(frozen=True)
-class BenchSettings:
-    """The part of a run's configuration that the bench works by; fields as in ``Config``."""
-
-    weak: str
-    strong: str
-    weak_tuning: str
-    strong_tuning: str
-    lora: Any
-    task_format: TaskFormat
-    device: str
-    dtype: str
-    batch_size: int = 256
-    label_by: str = "generate"
-    trust_remote_code: bool = False
-
-    @classmethod
-    def of(cls, config: Config) -> BenchSettings:
-        """From a run's configuration."""
-        models = config.models
-        return cls(
-            models.weak, models.strong, models.weak_tuning, models.strong_tuning, config.lora, config.format,
-            config.device, config.dtype, config.evaluation.batch_size, config.label_by, models.trust_remote_code,
-        )  # fmt: skip
+#: Right answer tokens, answer tokens, and the sum of -log p over them (nats), of one row.
+Counts = tuple[int, int, float]
 
 
 class StoredBench:
@@ -69,53 +59,38 @@ class StoredBench:
 
     def __init__(self, settings: BenchSettings, store: Store, reporter: Reporter | None = None) -> None:
         self.settings, self.store, self.reporter = settings, store, reporter or Reporter()
+        self.shelf = Shelf(settings)
         self.timings: dict[str, float] = {}
         self.purpose = ""
-        self._tokenizers: dict[str, Any] = {}
-        self._loaded: dict[str, Any] = {}
 
     # -- models ---------------------------------------------------------------------------------------------
 
-    def name(self, role: ModelRole) -> str:
-        """The model's name or folder as configured."""
-        return self.settings.weak if role == "weak" else self.settings.strong
-
     def tokenizer(self, role: ModelRole) -> Any:
-        """The role's tokenizer, loaded once."""
-        name = self.name(role)
-        if name not in self._tokenizers:
-            self._tokenizers[name] = load_tokenizer(name, trust_remote_code=self.settings.trust_remote_code)
-        return self._tokenizers[name]
-
-    def use_tokenizer(self, role: ModelRole, tokenizer: Any) -> None:
-        """Use this tokenizer instead of the one that comes with the role's base model."""
-        self._tokenizers[self.name(role)] = tokenizer
+        """The role's tokenizer."""
+        return self.shelf.tokenizer(role)
 
     def pretrained(self, role: ModelRole) -> Expert:
         """See ``Bench``."""
-        return Expert(role, model_fingerprint(self.name(role), self.settings.trust_remote_code), None)
+        name = self.settings.name(role)
+        return Expert(role, model_fingerprint(name, self.settings.trust_remote_code), None)
 
     def vocabulary_size(self, role: ModelRole) -> int:
-        """See ``Bench``."""
-        return len(self.tokenizer(role))
-
-    def load(self, expert: Expert) -> Any:
-        """The expert's model in evaluation mode; kept until other members are asked for."""
-        if expert.identity not in self._loaded:
-            s = self.settings
-            common: dict[str, Any] = {"dtype": s.dtype, "device": s.device, "trust_remote_code": s.trust_remote_code}
-            if expert.folder is None:
-                model = load_model(self.name(expert.role), **common)
-            else:
-                with quiet():
-                    model = load_expert(expert.folder, self.name(expert.role), **common)
-            self._loaded[expert.identity] = model
-        return self._loaded[expert.identity]
+        """See ``Bench``; a binary task's classes are its vocabulary."""
+        return 2 if self.settings.binary else len(self.tokenizer(role))
 
     def _members(self, members: Members) -> list[Any]:
-        wanted = {expert.identity for expert in members.experts}
-        self._loaded = {identity: model for identity, model in self._loaded.items() if identity in wanted}
-        return [self.load(expert) for expert in members.experts]
+        self.shelf.keep(members.experts)
+        return [self.shelf.load(expert) for expert in members.experts]
+
+    def _rule(self, members: Members) -> MixRule:
+        return open_rule(members.rule, members.rule_state or None)
+
+    def _format(self, members: Members) -> TaskFormat:
+        form = self.settings.task_format
+        return dataclasses.replace(form, preamble=members.preamble) if members.preamble else form
+
+    def _pad(self, members: Members) -> int:
+        return padding_token(self.tokenizer(members.experts[0].role))
 
     # -- stages ---------------------------------------------------------------------------------------------
 
@@ -128,13 +103,19 @@ class StoredBench:
         self.reporter.finished(title, result.seconds, result.reused)
         return result
 
+    def _task(self) -> dict[str, Any]:
+        """What a binary task adds to an identity; nothing for generation, so that its stages keep theirs."""
+        s = self.settings
+        return {"task": s.task, "head": s.head, "head_seed": s.seed} if s.binary else {}
+
     def fine_tune(
         self, role: ModelRole, rows: Sequence[Row], settings: TrainSettings, *, seed: int,
-        token_weights: Tensor | None = None,
+        token_weights: Tensor | None = None, start: Expert | None = None, loss: LossSettings | None = None,
+        soft: SoftTargets | None = None,
     ) -> Expert:  # fmt: skip
         """See ``Bench``."""
         s = self.settings
-        tuning = s.weak_tuning if role == "weak" else s.strong_tuning
+        tuning = s.tuning(role)
         inputs = {
             "model": self.pretrained(role).identity,
             "rows": rows_fingerprint(rows, answers=True),
@@ -144,26 +125,25 @@ class StoredBench:
             "training": plain(settings),
             "seed": seed,
             "token_weights": tensor_fingerprint(token_weights),
+            **({"start": start.identity} if start else {}),
+            **({"loss": plain(loss)} if loss and loss != LossSettings() else {}),
+            **({"soft": [tensor_fingerprint(part) for part in soft]} if soft else {}),
+            **self._task(),
         }
 
         def build(folder: Path) -> None:
-            model = load_model(self.name(role), dtype=s.dtype, device=s.device, trust_remote_code=s.trust_remote_code)
-            encoded = encode_rows(rows, self.tokenizer(role), s.task_format, context_length(model))
+            model = self.shelf.to_train(role, start or self.pretrained(role), seed)
+            context = self._shared_context() if soft else self.shelf.context(model)
+            encoded = self.shelf.encode(rows, role, context)
             for ids, fate in ((encoded.cut, "cut from the left to fit"), (encoded.dropped, "left out as too long")):
                 if ids:
                     self.reporter.note(f"{len(ids)} of {len(rows)} training rows were {fate} (first: {ids[0]})")
-            if tuning == "lora":
-                model = add_lora(model, s.lora, seed)
             with self.reporter.working(f"train {role} model, {len(encoded.rows)} rows", "step") as progress:
                 done = fine_tune(
-                    model, encoded.rows, settings, seed=seed, token_weights=token_weights,
-                    pad_token_id=padding_token(self.tokenizer(role)), progress=progress,
+                    model, encoded.rows, settings, seed=seed, token_weights=token_weights, soft=soft,
+                    pad_token_id=padding_token(self.tokenizer(role)), progress=progress, loss=loss or LossSettings(),
                 )  # fmt: skip
-            with quiet(), writing(folder):
-                if tuning == "lora":
-                    save_adapter(model, folder / "model", base=self.name(role))
-                else:
-                    model.save_pretrained(folder / "model")
+            self.shelf.save(model, role, folder / "model")
             summary = {"steps": done.steps, "tokens": done.tokens, "answer_tokens": done.answer_tokens,
                        "cut": len(encoded.cut), "dropped": len(encoded.dropped), "losses": done.losses}  # fmt: skip
             write_json(folder / "training.json", summary)
@@ -172,24 +152,48 @@ class StoredBench:
         return Expert(role, result.identity, result.folder / "model", result.seconds)
 
     def training_summary(self, expert: Expert) -> dict[str, Any]:
-        """Steps, tokens and what the length limit did in an expert's training; empty for a pretrained model."""
-        return {} if expert.folder is None else read_json(expert.folder.parent / "training.json")
+        """Steps, tokens and what the length limit did in an expert's training; empty where it was not trained."""
+        path = expert.folder.parent / "training.json" if expert.folder else None
+        return read_json(path) if path and path.is_file() else {}
 
-    def token_errors(self, expert: Expert, rows: Sequence[Row]) -> Tensor:
+    def average(self, members: Members) -> Expert:
         """See ``Bench``."""
-        inputs = self._scoring_inputs(Members.single(expert), rows, answers=True)
+        role = members.experts[0].role
+        inputs = {"experts": [e.identity for e in members.experts], "alphas": list(members.alphas)}
 
         def build(folder: Path) -> None:
-            (model,) = self._members(Members.single(expert))
-            tokenizer = self.tokenizer(expert.role)
-            encoded = encode_rows(rows, tokenizer, self.settings.task_format, context_length(model))
-            scores = score_tokens(model, encoded.rows, pad_token_id=padding_token(tokenizer))
-            save_file(
-                {"wrong": (~scores.correct).to(torch.uint8), "log_prob": scores.log_prob}, folder / "tokens.safetensors"
-            )
+            models = [self.shelf.fresh(expert) for expert in members.experts]
+            average_models(models, members.alphas, folder / "model")
 
-        result = self._stage("token-errors", "token errors", inputs, build)
-        return load_file(result.folder / "tokens.safetensors")["wrong"].bool()
+        result = self._stage("average", "average the experts' weights", inputs, build)
+        seconds = sum(expert.seconds for expert in members.experts)
+        return Expert(role, result.identity, result.folder / "model", seconds)
+
+    def show(self, rows: Sequence[Row]) -> str:
+        """See ``Bench``."""
+        return "\n\n".join(self.settings.task_format.example(row) for row in rows)
+
+    # -- teacher-forced scores ------------------------------------------------------------------------------
+
+    def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
+        """See ``Bench``. Rows of a binary task need no answer: their table holds log p("no") then."""
+        self.shelf.keep([expert])
+        return self._table(Members.single(expert), rows)
+
+    def _table(self, single: Members, rows: Sequence[Row]) -> ExpertTokens:
+        inputs = self._scoring_inputs(single, rows, answers=True)
+
+        def build(folder: Path) -> None:
+            (expert,) = single.experts
+            model = self.shelf.load(expert)
+            encoded = self.shelf.encode(rows, expert.role, self.shelf.context(model), self._format(single))
+            found = expert_tokens(model, encoded.rows, pad_token_id=self._pad(single))
+            save_file({name: getattr(found, name).contiguous() for name in _TABLE}, folder / "tokens.safetensors")
+            write_json(folder / "ids.json", list(found.ids))
+
+        folder = self._stage("token-table", "score tokens", inputs, build).folder
+        parts = load_file(folder / "tokens.safetensors")
+        return ExpertTokens(ids=tuple(read_json(folder / "ids.json")), **parts)
 
     def _scoring_inputs(self, members: Members, rows: Sequence[Row], *, answers: bool) -> dict[str, Any]:
         return {
@@ -197,11 +201,105 @@ class StoredBench:
             "alphas": list(members.alphas),
             "rule": members.rule,
             "rows": rows_fingerprint(rows, answers=answers),
-            "format": reading_format(self.settings.task_format),
+            "format": reading_format(self._format(members)),
+            **({"rule_state": plain(members.rule_state)} if members.rule_state else {}),
+            **self._task(),
         }
+
+    def _classes(self, members: Members, rows: Sequence[Row]) -> ClassTable:
+        """Every expert's class probabilities, computed once an expert; the mixture comes at no further pass."""
+        unlabelled = [row.with_answer(None) for row in rows]
+        self.shelf.keep(members.experts)
+        tables = [
+            self._table(dataclasses.replace(members, experts=(e,), alphas=(1.0,), rule="mean", rule_state={}), unlabelled)
+            for e in members.experts
+        ]
+        return ClassTable.of(tables, members.alphas, self._rule(members))
+
+    def token_counts(self, members: Members, rows: Sequence[Row]) -> list[dict[str, Counts]]:
+        """Teacher-forced ``Counts`` by row id, one mapping for the first 1, 2 .. T experts."""
+        if self.settings.binary:
+            stages = range(1, len(members.experts) + 1)
+            return [class_counts(self._classes(members.first(count), rows), rows) for count in stages]
+        inputs = self._scoring_inputs(members, rows, answers=True)
+
+        def build(folder: Path) -> None:
+            models, role = self._members(members), members.experts[0].role
+            encoded = self.shelf.encode(rows, role, self.shelf.context(models[0]), self._format(members))
+            staged = staged_scores(
+                models, members.alphas, self._rule(members), encoded.rows, pad_token_id=self._pad(members)
+            )
+            tables = []
+            for scores in staged:
+                sizes = scores.offsets.diff().tolist()
+                parts = zip(encoded.rows, scores.correct.split(sizes), scores.log_prob.double().split(sizes), strict=True)
+                tables.append({row.id: [int(c.sum()), len(c), -float(p.sum())] for row, c, p in parts})
+            write_json(folder / "counts.json", tables)
+
+        result = self._stage("token-counts", "score tokens", inputs, build)
+        return [{k: (v[0], v[1], v[2]) for k, v in table.items()} for table in read_json(result.folder / "counts.json")]
+
+    def option_scores(self, members: Members, rows: Sequence[Row]) -> dict[str, list[float]]:
+        """Mean log-likelihood a token of every option under the mixture, by row id (rows all have choices)."""
+        if self.settings.binary:
+            return class_options(self._classes(members, rows))
+        tables = self._option_tables(members, rows)
+        return {row.id: table[0] for row, table in zip(rows, tables, strict=True)}
+
+    def _option_tables(self, members: Members, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """For each row: the options' scores under the mixture, then under each expert alone."""
+        inputs = self._scoring_inputs(members, rows, answers=False)
+
+        def build(folder: Path) -> None:
+            models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
+            options = encode_options(rows, tokenizer, self._format(members), self.shelf.context(models[0]))
+            mixture, alone = choice_tables(
+                models, members.alphas, self._rule(members), options, pad_token_id=self._pad(members)
+            )
+            groups = [mixture, *alone]
+            write_json(
+                folder / "options.json", [[s.mean_log_prob.tolist() for s in row] for row in zip(*groups, strict=True)]
+            )
+
+        result = self._stage("options", "score options", inputs, build)
+        return read_json(result.folder / "options.json")
+
+    def soft_labels(self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole) -> SoftTargets:
+        """See ``Bench``."""
+        role = members.experts[0].role
+        k = min(top_k, 2) if self.settings.binary else top_k
+        if not self.settings.binary and role != student:
+            names = {self.settings.name(r): self.tokenizer(r) for r in (role, student)}
+            try:
+                check_same_vocabulary(names)
+            except ModelError as error:
+                raise ConfigError(
+                    f"soft labels are probabilities of the teacher's tokens: {error}; or use loss.targets=hard"
+                ) from error
+        inputs = self._scoring_inputs(members, rows, answers=True) | {"top_k": k, "context": self._shared_context()}
+
+        def build(folder: Path) -> None:
+            models = self._members(members)
+            encoded = self.shelf.encode(rows, role, self._shared_context(), self._format(members))
+            found = soft_targets(
+                models, members.alphas, self._rule(members), encoded.rows, k=k, pad_token_id=self._pad(members)
+            )
+            save_file(found._asdict(), folder / "soft.safetensors")
+
+        result = self._stage("soft-labels", "soft labels", inputs, build)
+        return SoftTargets(**load_file(result.folder / "soft.safetensors"))
+
+    def _shared_context(self) -> int:
+        """What fits both models, so that teacher and student cut a row at the same place."""
+        return min(self.shelf.role_context("weak"), self.shelf.role_context("strong"))
+
+    # -- answers --------------------------------------------------------------------------------------------
 
     def answer(self, members: Members, rows: Sequence[Row], *, purpose: str) -> dict[str, Answer]:
         """See ``Bench``. With ``label_by="options"`` and purpose "label", rows with choices get one of them."""
+        if self.settings.binary:
+            found = class_answers(self._classes(members, rows), members)
+            return {row.id: found.get(row.id, Answer("", 0.0, 0.0, 0.0)) for row in rows}  # too long rows have none
         by_options = purpose == "label" and self.settings.label_by == "options"
         choosing = [row for row in rows if by_options and row.choices]
         writing = [row for row in rows if not (by_options and row.choices)]
@@ -223,16 +321,16 @@ class StoredBench:
         result = self._stage("answers", f"answer {purpose} questions", inputs, build)
         lines = (result.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
-        return {r["id"]: Answer(r["text"], r["confidence"], r["agreement"]) for r in records}
+        return {r["id"]: Answer(r["text"], r["confidence"], r["agreement"], r["probability"]) for r in records}
 
     def _decode(self, members: Members, rows: Sequence[Row], purpose: str, votes: bool = False) -> list[Decoded]:
         s = self.settings
         models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
-        encoded = encode_prompts(rows, tokenizer, s.task_format, context_length(models[0]))
+        encoded = encode_prompts(rows, tokenizer, self._format(members), self.shelf.context(models[0]))
         with self.reporter.working(f"answer {len(encoded.rows)} {purpose} questions", "row") as progress:
             return list(
                 generate(
-                    models, members.alphas, members.rule, [row.input_ids for row in encoded.rows],
+                    models, members.alphas, self._rule(members), [row.input_ids for row in encoded.rows],
                     ids=[row.id for row in encoded.rows], max_new_tokens=s.task_format.max_new_tokens,
                     eos_token_ids=end_tokens(models[0], tokenizer), pad_token_id=padding_token(tokenizer),
                     batch_size=s.batch_size, votes=votes, progress=progress,
@@ -244,67 +342,17 @@ class StoredBench:
         form = self.settings.task_format
         return sum(form.same_answer(answers[row.id].text, row.answer or "", row) for row in rows) / len(rows)
 
-    def token_counts(self, members: Members, rows: Sequence[Row]) -> list[dict[str, tuple[int, int]]]:
-        """Teacher-forced (correct, all) answer tokens by row id, one mapping for the first 1, 2 .. T experts."""
-        inputs = self._scoring_inputs(members, rows, answers=True)
-
-        def build(folder: Path) -> None:
-            models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
-            encoded = encode_rows(rows, tokenizer, self.settings.task_format, context_length(models[0]))
-            staged = staged_scores(
-                models, members.alphas, members.rule, encoded.rows, pad_token_id=padding_token(tokenizer)
-            )
-            tables = []
-            for scores in staged:
-                right = [int(part.sum()) for part in scores.correct.split(scores.offsets.diff().tolist())]
-                sizes = scores.offsets.diff().tolist()
-                tables.append({row.id: [r, n] for row, r, n in zip(encoded.rows, right, sizes, strict=True)})
-            write_json(folder / "counts.json", tables)
-
-        result = self._stage("token-counts", "score tokens", inputs, build)
-        return [{k: (v[0], v[1]) for k, v in table.items()} for table in read_json(result.folder / "counts.json")]
-
-    def option_scores(self, members: Members, rows: Sequence[Row]) -> dict[str, list[float]]:
-        """Mean log-likelihood a token of every option under the mixture, by row id (rows all have choices)."""
-        tables = self._option_tables(members, rows)
-        return {row.id: table[0] for row, table in zip(rows, tables, strict=True)}
-
-    def _option_tables(self, members: Members, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """For each row: the options' scores under the mixture, then under each expert alone."""
-        inputs = self._scoring_inputs(members, rows, answers=False)
-
-        def build(folder: Path) -> None:
-            models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
-            options = encode_options(rows, tokenizer, self.settings.task_format, context_length(models[0]))
-            pad = padding_token(tokenizer)
-            groups = [(models, members.alphas, members.rule)]
-            if len(models) > 1:
-                groups += [([model], (1.0,), "mean") for model in models]
-            scores = [choice_log_likelihoods(m, a, r, options, pad_token_id=pad) for m, a, r in groups]
-            write_json(
-                folder / "options.json", [[s.mean_log_prob.tolist() for s in row] for row in zip(*scores, strict=True)]
-            )
-
-        result = self._stage("options", "score options", inputs, build)
-        return read_json(result.folder / "options.json")
-
     def votes(self, members: Members, rows: Sequence[Row]) -> list[Decoded]:
         """Answers with every expert's vote a token; not stored."""
         return self._decode(members, rows, "example", votes=True)
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """What ends an answer: the tokenizer's end token, and those the model's generation settings name."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    extra = named if isinstance(named, list) else [] if named is None else [named]
-    return sorted({int(tokenizer.eos_token_id), *map(int, extra)})
-
-
 def _record(row_id: str, decoded: Decoded | None, tokenizer: Any) -> dict[str, Any]:
     if decoded is None:  # a prompt that the length limit left out has no answer
-        return {"id": row_id, "text": "", "confidence": 0.0, "agreement": 0.0}
+        return {"id": row_id, "text": "", "confidence": 0.0, "agreement": 0.0, "probability": 0.0}
     text = tokenizer.decode(decoded.token_ids, skip_special_tokens=True).strip()
-    return {"id": row_id, "text": text, "confidence": decoded.confidence, "agreement": decoded.agreement}
+    return {"id": row_id, "text": text, "confidence": decoded.confidence, "agreement": decoded.agreement,
+            "probability": math.exp(decoded.log_prob)}  # fmt: skip
 
 
 def _chosen(row: Row, table: list[list[float]], members: Members) -> Answer:

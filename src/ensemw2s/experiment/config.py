@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.splits import SplitSettings
 from ensemw2s.errors import ConfigError, nearest
+from ensemw2s.evaluation.metrics import METRICS
+from ensemw2s.methods.selection import SelectionSettings
+from ensemw2s.methods.systems import SYSTEMS
 from ensemw2s.models.adapters import LoraSettings
+from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
-SystemName = Literal["weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling"]
-MetricName = Literal["exact_match", "token_accuracy", "option_accuracy"]
-SYSTEMS: tuple[SystemName, ...] = get_args(SystemName)
-METRICS: tuple[MetricName, ...] = get_args(MetricName)
+DEFAULT_SYSTEMS = ("weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class DataConfig:
         limit: at most this many rows of the source are read; None reads all.
         pool, test_id, test_ood, validation: files of their own; ``source`` is then the labelled training file.
         families, easy_levels, hard_levels: bands of the built-in world.
+        difficulty: rate the rows anew: by the name of a count, or by a file of ratings (``id`` and ``difficulty``).
     """
 
     source: str = "world"
@@ -44,6 +46,7 @@ class DataConfig:
     families: tuple[str, ...] = ()
     easy_levels: tuple[int, ...] = (1, 2, 3)
     hard_levels: tuple[int, ...] = (4, 5, 6)
+    difficulty: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,25 +71,33 @@ class EvaluationConfig:
     """What is measured.
 
     Attributes:
-        metrics: ``option_accuracy`` is measured on the rows that have choices, and left out where none has.
+        metrics: ``option_accuracy`` is measured on the rows that have choices, and left out where none has; ``nll`` in
+            nats an answer token; ``brier`` and ``ece`` compare an answer's own probability with its being right.
         batch_size: rows scored or decoded at once; changes speed and memory only.
         resamples: of the bootstrap.
         staged: also decode with the first 1..T experts.
         examples: rows shown token by token in the report.
+        margin: of the equivalence test between a student and the ceiling, as a share (0.02 is two points).
     """
 
-    metrics: tuple[MetricName, ...] = METRICS
+    metrics: tuple[str, ...] = METRICS
     batch_size: int = 256
     resamples: int = 2000
     staged: bool = True
     examples: int = 8
+    margin: float = 0.02
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "resamples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.margin < 1:
+            raise ConfigError(f"evaluation.margin must lie in (0, 1), got {self.margin}")
         if not self.metrics:
             raise ConfigError(f"evaluation.metrics is empty: name at least one of {', '.join(METRICS)}")
+        for name in self.metrics:
+            if name not in METRICS:
+                raise ConfigError(f"unknown evaluation.metrics '{name}': {nearest(name, METRICS)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +109,17 @@ class Config:
         seed: run seed; every random choice derives from it.
         device: "auto", "cpu", "cuda", "cuda:0", "mps".
         dtype: "float32", "bfloat16", "float16" or "auto".
+        task: "generation" (answers are texts), or "binary": (question, candidate answer) is right or wrong; rows with
+            choices become yes/no rows with balanced classes.
+        head: of a binary task: the two verbalised "tokens" of the language model, or a "classifier" head.
         rule: how the ensemble combines its experts.
         expert: budget of every expert, boosted or uniform.
         weak_epochs: epochs tried for the single weak expert; the best on validation is kept (its own budget).
         student: budget of every strong model: student, student from weak, strong on easy, ceiling.
-        min_confidence: pseudo-labels below this confidence are left out of the student's training.
+        loss: what students minimise on pseudo-labels; ceiling and strong on easy always use cross-entropy.
+        selection: which pseudo-labels students are trained on.
+        iterations: how many students ``student_iterated`` trains, each on the labels of the one before.
+        shots: labelled examples in the prompts of ``few_shot``.
         label_by: pseudo-labels of rows with choices: "generate" an answer, or take the likeliest of the "options".
         systems: what is trained and measured; ``weak`` always is.
     """
@@ -114,6 +131,8 @@ class Config:
     data: DataConfig = DataConfig()
     split: SplitSettings = SplitSettings()
     format: TaskFormat = TaskFormat()
+    task: Literal["generation", "binary"] = "generation"
+    head: Literal["tokens", "classifier"] = "tokens"
     models: ModelsConfig = ModelsConfig()
     lora: LoraSettings = LoraSettings()
     boost: BoostSettings = BoostSettings()
@@ -121,18 +140,41 @@ class Config:
     expert: TrainSettings = TrainSettings()
     weak_epochs: tuple[float, ...] = ()
     student: TrainSettings = TrainSettings()
-    min_confidence: float = 0.0
+    loss: LossSettings = LossSettings()
+    selection: SelectionSettings = SelectionSettings()
+    iterations: int = 2
+    shots: int = 4
     label_by: Literal["generate", "options"] = "generate"
-    systems: tuple[SystemName, ...] = SYSTEMS
+    systems: tuple[str, ...] = DEFAULT_SYSTEMS
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_confidence < 1:
-            raise ConfigError(f"min_confidence must lie in [0, 1), got {self.min_confidence}")
+        for name in self.systems:
+            SYSTEMS.get(name)
+        for name, least in (("iterations", 2), ("shots", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        self._check_task()
         if any(epochs <= 0 for epochs in self.weak_epochs):
             raise ConfigError(f"weak_epochs must all be above 0, got {list(self.weak_epochs)}")
         if not -(2**63) <= self.seed < 2**63:
             raise ConfigError(f"seed must fit 64 bits, got {self.seed}")
+
+    def _check_task(self) -> None:
+        if self.task == "binary" and self.head == "classifier":
+            if "few_shot" in self.systems:
+                raise ConfigError(
+                    "system 'few_shot' prompts a language model, and head is 'classifier': use head=tokens, or leave it out"
+                )
+            if self.boost.prior == "pretrained":
+                raise ConfigError(
+                    "boost.prior 'pretrained' compares with the model before any training, whose classifier head is random: "
+                    "use boost.prior=none (AdaBoost's own) with head=classifier, or head=tokens"
+                )
+        if self.task == "binary" and self.data.source == "world":
+            raise ConfigError(
+                "task 'binary' is made from rows with choices, and the built-in world has none: give data.source"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested data, as it goes into ``results.json`` and into hashes."""

@@ -27,7 +27,8 @@ def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path) -> None:
         task_format=bench.settings.task_format,
         base=base_name(bench, "weak"),
         kind="lora" if bench.settings.weak_tuning == "lora" else "full",
-        meta={"rounds": rounds, "pretrained_error": boosted.pretrained_error},
+        meta={"rounds": rounds, "pretrained_error": boosted.pretrained_error, **_task(bench)},
+        rule_state=boosted.members.rule_state,
         replace=True,
     )
 
@@ -44,12 +45,18 @@ def export_student(bench: StoredBench, members: Members, folder: Path) -> None:
         with quiet():
             bench.tokenizer("strong").save_pretrained(aside)
         write_json(aside / FORMAT_FILE, bench.settings.task_format.to_dict())
-        write_json(aside / "origin.json", {"base": base_name(bench, "strong"), **_summary(bench, members)})
+        origin = {"base": base_name(bench, "strong"), **_task(bench), **_summary(bench, members)}
+        write_json(aside / "origin.json", origin)
+
+
+def _task(bench: StoredBench) -> dict[str, Any]:
+    """What a reader must know of a binary task to use the folder again."""
+    return {"task": bench.settings.task, "head": bench.settings.head} if bench.settings.binary else {}
 
 
 def base_name(bench: StoredBench, role: ModelRole) -> str:
     """How a stored adapter names its base: built-in names and hub ids as they are, folders by their full path."""
-    name = bench.name(role)
+    name = bench.settings.name(role)
     return name if name in MODELS or not Path(name).is_dir() else str(model_folder(name).resolve())
 
 

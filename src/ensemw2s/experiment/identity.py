@@ -52,7 +52,8 @@ def tensor_fingerprint(tensor: Tensor | None) -> str | None:
 def reading_format(task_format: TaskFormat) -> dict[str, Any]:
     """The part of a task format that decides tokens; how answers are compared is no part of it."""
     values = task_format.to_dict()
-    return {name: values[name] for name in ("template", "show_choices", "max_length", "too_long")}
+    found = {name: values[name] for name in ("template", "show_choices", "max_length", "too_long")}
+    return found | ({"preamble": task_format.preamble} if task_format.preamble else {})
 
 
 def numerics(device: torch.device, dtype: str) -> dict[str, Any]:

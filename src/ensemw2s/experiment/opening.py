@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from ensemw2s.artifacts import CHECKSUMS, fingerprint, read_json, verify_checksums
+from ensemw2s.data.binary import to_yes_no
 from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.model import FORMAT_FILE, is_ensemble_folder, read_settings
-from ensemw2s.errors import CacheError, ModelError
-from ensemw2s.experiment.bench import BenchSettings, StoredBench
+from ensemw2s.errors import CacheError, ConfigError, ModelError, nearest
+from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.shelf import BenchSettings
 from ensemw2s.experiment.store import Store, default_store
 from ensemw2s.methods.bench import Expert, Members
 from ensemw2s.models.adapters import LoraSettings
 from ensemw2s.models.devices import resolve_device
 from ensemw2s.models.loading import is_adapter_folder, load_tokenizer, model_folder
+
+ORIGIN_FILE = "origin.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +64,41 @@ class Machine:
 
 
 @dataclasses.dataclass(frozen=True)
+class Task:
+    """What answers are.
+
+    Attributes:
+        kind: "generation" (texts) or "binary" (yes or no).
+        head: of a binary task, see ``Config.head``.
+    """
+
+    kind: Literal["generation", "binary"] = "generation"
+    head: Literal["tokens", "classifier"] = "tokens"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("kind", ("generation", "binary")), ("head", ("tokens", "classifier"))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"unknown task {name} '{getattr(self, name)}': {nearest(getattr(self, name), allowed)}")
+
+    def rows(self, rows: Sequence[Row], seed: int) -> list[Row]:
+        """The rows as the task reads them: for a binary one (question, candidate answer), classes balanced."""
+        return to_yes_no(rows, seed=seed)[0] if self.kind == "binary" else list(rows)
+
+
+@dataclasses.dataclass(frozen=True)
 class Opened:
     """Members with the bench that runs them, and where their task format came from.
 
     Attributes:
         format_origin: in words, for the user.
+        task: what their answers are.
     """
 
     bench: StoredBench
     members: Members
     task_format: TaskFormat
     format_origin: str
+    task: Task = Task()
 
 
 def open_members(
@@ -92,28 +123,46 @@ def open_members(
     """
     folder = Path(name)
     form, origin = _format(folder, task_format)
+    trust = machine.trust_remote_code
     if is_ensemble_folder(folder):
         settings = read_settings(folder)
         _verify(folder)
+        task = _task(settings)
         experts = tuple(
             Expert("weak", _folder_identity(folder, child), folder / child) for child in settings["experts"]
         )
-        members = Members(experts, tuple(settings["alphas"]), settings["rule"])
-        bench = machine.bench(settings["base"], settings["base"], form, reporter, label_by=label_by)
-        bench.use_tokenizer("weak", load_tokenizer(folder, trust_remote_code=machine.trust_remote_code))
-        return Opened(bench, members, form, origin)
+        members = Members(experts, tuple(settings["alphas"]), settings["rule"], settings.get("rule_state") or {})
+        base = settings["base"]
+        bench = machine.bench(base, base, form, reporter, label_by=label_by, task=task.kind, head=task.head)
+        bench.shelf.use_tokenizer("weak", load_tokenizer(folder, trust_remote_code=trust))
+        return Opened(bench, members, form, origin, task)
     if folder.is_dir() and (folder / CHECKSUMS).is_file():
         _verify(folder)
-    if is_adapter_folder(folder):
-        base = str(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
-        bench = machine.bench(base, base, form, reporter, label_by=label_by)
-        bench.use_tokenizer("strong", load_tokenizer(folder))
-        member = Expert("strong", _folder_identity(folder, ""), folder)
+    task = _task(read_json(folder / ORIGIN_FILE)) if (folder / ORIGIN_FILE).is_file() else Task()
+    adapter = is_adapter_folder(folder)
+    if not adapter:
+        model_folder(name, trust_remote_code=trust)
+    base = str(read_json(folder / "adapter_config.json")["base_model_name_or_path"]) if adapter else name
+    bench = machine.bench(base, base, form, reporter, label_by=label_by, task=task.kind, head=task.head)
+    if adapter:
+        bench.shelf.use_tokenizer("strong", load_tokenizer(folder))
+    if adapter or task.kind == "binary":  # a trained classifier's folder is no base model
+        identity = _folder_identity(folder, "") if (folder / CHECKSUMS).is_file() else bench.pretrained("strong").identity
+        member = Expert("strong", identity, folder)
     else:
-        model_folder(name, trust_remote_code=machine.trust_remote_code)
-        bench = machine.bench(name, name, form, reporter, label_by=label_by)
         member = bench.pretrained("strong")
-    return Opened(bench, Members.single(member), form, origin)
+    return Opened(bench, Members.single(member), form, origin, task)
+
+
+def as_teacher(opened: Opened, bench: StoredBench) -> Members:
+    """Opened members as the weak side of another bench, whose ``weak`` is what they were fine-tuned from."""
+    bench.shelf.use_tokenizer("weak", opened.bench.tokenizer(opened.members.experts[0].role))
+    experts = tuple(dataclasses.replace(expert, role="weak") for expert in opened.members.experts)
+    return dataclasses.replace(opened.members, experts=experts)
+
+
+def _task(settings: Mapping[str, Any]) -> Task:
+    return Task(settings.get("task", "generation"), settings.get("head", "tokens"))
 
 
 def _format(folder: Path, given: TaskFormat | None) -> tuple[TaskFormat, str]:

@@ -13,6 +13,7 @@ from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.opening import Machine, open_members
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.sources import load_splits
+from ensemw2s.methods.systems import SYSTEMS, build_order
 from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_size
 from ensemw2s.training.finetune import fine_tune
 from ensemw2s.training.settings import TrainSettings
@@ -74,26 +75,26 @@ def plan_run(config: Config) -> list[str]:
     weak = training_cost(splits.weak_train, config.models.weak, config.expert, config.format, machine)
     lines = [f"{name}: {len(rows)} rows" for name, rows in splits.named().items()]
     lines = [f"preset {config.preset}, seed {config.seed}", "  " + ", ".join(lines)]
-    total = 0.0
-    grid = config.weak_epochs or (config.expert.epochs,)
-    for epochs in grid:
-        scaled = _scaled(weak, epochs / config.expert.epochs)
-        total += scaled.seconds
-        lines.append(f"  weak, {epochs:g} epochs ({config.models.weak}): {_told(scaled, 1)}")
-    for name, wanted in (("ensemble", {"ensemble", "student"}), ("uniform", {"uniform"})):
-        if wanted & set(config.systems):
-            total += config.boost.rounds * weak.seconds
-            lines.append(
-                f"  {name}, {config.boost.rounds} experts ({config.models.weak}): {_told(weak, config.boost.rounds)}"
-            )
+    easy = len(splits.weak_train) / len(splits.pool)
     known = [row if row.answer is not None else row.with_answer("?") for row in splits.pool]
     strong = training_cost(known, config.models.strong, config.student, config.format, machine)
-    easy = len(splits.weak_train) / len(splits.pool)
-    for name in ("student", "student_from_weak", "strong_on_easy", "ceiling"):
-        if name in config.systems:
-            scaled = _scaled(strong, easy) if name == "strong_on_easy" else strong
-            total += scaled.seconds
-            lines.append(f"  {name} ({config.models.strong}): {_told(scaled, 1)}")
+    rounds, grid = config.boost.rounds, sum(config.weak_epochs or (config.expert.epochs,)) / config.expert.epochs
+    # (what one run costs, how often, on which model) by system; those not named train nothing.
+    weak_runs = {"weak": (grid, 1), "weak_total": (rounds, 1), "ensemble": (1.0, rounds), "uniform": (1.0, rounds),
+                 "bagging": (1.0, rounds), "snapshot": (1.0, rounds)}  # fmt: skip
+    total = 0.0
+    for name in build_order(("weak", *config.systems)):
+        if name in weak_runs:
+            factor, times = weak_runs[name]
+            cost, model = _scaled(weak, factor), config.models.weak
+        elif SYSTEMS.get(name).side == "student" or name in ("strong_on_easy", "ceiling"):
+            times = config.iterations - 1 if name == "student_iterated" else 1
+            cost, model = _scaled(strong, easy if name == "strong_on_easy" else 1.0), config.models.strong
+        else:
+            continue
+        total += times * cost.seconds
+        runs = f", {times} runs" if times > 1 else ""
+        lines.append(f"  {name}{runs} ({model}): {_told(cost, times)}")
     lines.append(f"training in all: about {_duration(total)}; labelling and scoring come on top")
     return lines
 

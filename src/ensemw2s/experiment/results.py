@@ -1,112 +1,82 @@
-"""From what a run trained to ``results.json``: scores with intervals, differences, PGR, examples."""
+"""From what a run trained to ``results.json``: scores with intervals, differences, PGR, diagnostics, examples."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensemw2s.data.encoding import encode_rows, token_offsets
+import torch
+
+from ensemw2s.boosting import diagnostics as signs
+from ensemw2s.data.encoding import token_offsets
 from ensemw2s.data.rows import Row
+from ensemw2s.data.shift import shift_report
 from ensemw2s.evaluation.bands import difficulty_bands
-from ensemw2s.evaluation.intervals import Interval, is_at_chance, paired_difference, score_interval
-from ensemw2s.evaluation.metrics import chance_level, exact_match, option_accuracy, token_accuracy
-from ensemw2s.evaluation.pgr import pgr
+from ensemw2s.evaluation.calibration import reliability
+from ensemw2s.evaluation.intervals import is_at_chance, score_interval
+from ensemw2s.evaluation.metrics import chance_level, token_accuracy
 from ensemw2s.evaluation.rowscores import RowScores
+from ensemw2s.experiment import comparing
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.identity import versions
+from ensemw2s.experiment.measuring import (
+    TESTS,
+    Measured,
+    main_metric,
+    measure_rows,
+    measure_systems,
+    metric_interval,
+    right_answers,
+)
 from ensemw2s.experiment.pipeline import Outcome
-from ensemw2s.methods.bench import Answer, Members
-from ensemw2s.models.loading import context_length
+from ensemw2s.methods.systems import SYSTEMS
 
-TESTS = ("test_id", "test_ood")
-PAIRS = (
-    ("ensemble", "weak"), ("ensemble", "uniform"), ("uniform", "weak"), ("student", "ensemble"),
-    ("student", "student_from_weak"), ("student", "weak"), ("student", "strong_on_easy"),
-    ("student_from_weak", "weak"), ("ceiling", "student"), ("ceiling", "weak"),
-)  # fmt: skip
-Scores = dict[tuple[str, str, str], RowScores]
+_SUSPICIOUS = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """Row scores by (system, split, metric), and the answers by (system, split)."""
-
-    scores: Scores
-    answers: dict[tuple[str, str], Mapping[str, Answer]]
-
-
-def measure_rows(
-    bench: StoredBench, members: Members, rows: Sequence[Row], metrics: Sequence[str], purpose: str
-) -> tuple[dict[str, RowScores], Mapping[str, Answer]]:
-    """Row scores of one system on one set of labelled rows, by metric; and its answers."""
-    form = bench.settings.task_format
-    answers = bench.answer(members, rows, purpose=purpose)
-    found: dict[str, RowScores] = {}
-    for metric in metrics:
-        if metric == "exact_match":
-            texts = {row_id: answer.text for row_id, answer in answers.items()}
-            found[metric] = exact_match(texts, rows, form.normalise)
-        elif metric == "token_accuracy":
-            found[metric] = token_accuracy(bench.token_counts(members, rows)[-1])
-        else:
-            choosing = [row for row in rows if row.choices]
-            if choosing:
-                found[metric] = option_accuracy(bench.option_scores(members, choosing), choosing)
-    return found, answers
-
-
-def measure_systems(config: Config, outcome: Outcome, bench: StoredBench) -> Measured:
-    """Every system on both tests by every metric."""
-    scores: Scores = {}
-    answers: dict[tuple[str, str], Mapping[str, Answer]] = {}
-    for system, members in outcome.systems.items():
-        for split in TESTS:
-            bench.purpose = f"score {system}"
-            rows = getattr(outcome.splits, split)
-            found, answers[system, split] = measure_rows(bench, members, rows, config.evaluation.metrics, "test")
-            scores |= {(system, split, metric): value for metric, value in found.items()}
-    return Measured(scores, answers)
-
-
-def main_metric(config: Config, measured: Measured) -> str:
-    """The metric of headlines: ``option_accuracy`` where every test row has choices, else the first one measured."""
-    sizes = {metric: len(s) for (_, split, metric), s in measured.scores.items() if split == "test_ood"}
-    if sizes.get("option_accuracy", 0) == max(sizes.values()):
-        return "option_accuracy"
-    return next(metric for metric in config.evaluation.metrics if metric in sizes)
-
-
-def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> dict[str, Any]:
-    """``results.json``, without what only the caller knows (peak memory)."""
+def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> tuple[dict[str, Any], Measured]:
+    """``results.json``, without what only the caller knows (peak memory), and the row scores it was made from."""
     measured = measure_systems(config, outcome, bench)
     metric = main_metric(config, measured)
-    return {
+    systems = list(outcome.systems)
+    diagnostics, signs_of_trouble = _diagnostics(config, outcome, bench)
+    results = {
         "schema": 1,
         "preset": config.preset,
         "seed": config.seed,
         "config": config.to_dict(),
         "versions": versions(),
         "main_metric": metric,
+        "systems": {name: _described(name) for name in systems},
         "scores": _scores(config, outcome, bench, measured),
         "rounds": _rounds(outcome),
-        "pgr": _pgr(config, measured),
-        "differences": _differences(config, measured),
+        "pgr": comparing.recovered(config, measured, systems),
+        "differences": comparing.differences(config, measured, systems),
+        "equivalence": comparing.equivalences(config, measured, systems, metric),
+        "power": comparing.power(measured, metric, systems),
         "staged": _staged(config, outcome, bench),
         "bands": _bands(config, outcome, measured, metric),
         "pseudo_labels": _pseudo_labels(config, outcome, bench),
         "splits": _split_sizes(outcome),
         "split_report": dict(outcome.splits.report),
+        "shift": {**shift_report(outcome.splits), "weak_drop": comparing.drop(measured, metric)},
+        "cost": _cost(outcome, bench, measured),
+        "calibration": _calibration(measured),
+        "diagnostics": diagnostics,
         "selection": [_selection(choice) for choice in outcome.selection],
         "examples": _examples(config, outcome, bench, measured),
-        "warnings": [*outcome.notes, *_length_notes(outcome, bench)],
+        "warnings": [*outcome.notes, *signs_of_trouble, *_length_notes(outcome, bench)],
         "timings": {name: round(seconds, 3) for name, seconds in bench.timings.items()},
     }
+    return results, measured
 
 
-def _interval(value: Interval) -> dict[str, Any]:
-    return {"value": value.value, "low": value.low, "high": value.high}
+_interval = comparing.interval_record
+
+
+def _described(name: str) -> dict[str, Any]:
+    system = SYSTEMS.get(name)
+    return {"meaning": system.meaning, "side": system.side, "teacher": system.teacher}
 
 
 def _score(config: Config, scores: RowScores) -> dict[str, Any]:
@@ -117,15 +87,77 @@ def _score(config: Config, scores: RowScores) -> dict[str, Any]:
 def _scores(config: Config, outcome: Outcome, bench: StoredBench, measured: Measured) -> list[dict[str, Any]]:
     form, train = bench.settings.task_format, outcome.splits.weak_train
     entries = []
-    for (system, split, metric), scores in measured.scores.items():
-        wanted = set(scores.ids)
-        rows = [row for row in getattr(outcome.splits, split) if row.id in wanted]
-        chance = chance_level(metric, rows, train, form.normalise)
-        interval = score_interval(scores, seed=config.seed, resamples=config.evaluation.resamples)
+    for (system, split), found in measured.rows.items():
+        for metric in config.evaluation.metrics:
+            interval = metric_interval(found, metric, seed=config.seed, resamples=config.evaluation.resamples)
+            if interval is None:
+                continue
+            wanted = set(found.scores[metric].ids if metric in found.scores else found.right.ids)
+            rows = [row for row in getattr(outcome.splits, split) if row.id in wanted]
+            chance = chance_level(metric, rows, train, form.normalise)
+            entries.append(
+                {"system": system, "split": split, "metric": metric, **_interval(interval), "n": interval.n,
+                 "chance": chance, "at_chance": is_at_chance(interval, chance)}
+            )  # fmt: skip
+    return entries
+
+
+def _cost(outcome: Outcome, bench: StoredBench, measured: Measured) -> list[dict[str, Any]]:
+    """What every system takes: training (its teacher's not counted), and answering and scoring both tests."""
+    entries = []
+    for name, members in outcome.systems.items():
+        tokens = [bench.training_summary(expert).get("tokens", 0) for expert in members.experts]
         entries.append(
-            {"system": system, "split": split, "metric": metric, **_interval(interval), "n": interval.n,
-             "chance": chance, "at_chance": is_at_chance(interval, chance)}
+            {"system": name, "experts": len(members.experts), "train_tokens": sum(tokens),
+             "train_seconds": round(sum(expert.seconds for expert in members.experts), 3),
+             "decode_seconds": round(measured.decode_seconds[name], 3)}
         )  # fmt: skip
+    return entries
+
+
+def _calibration(measured: Measured) -> list[dict[str, Any]]:
+    """Reliability curves: mean probability given to the answers, and how many of them were right."""
+    entries = []
+    for (system, split), found in measured.rows.items():
+        bins = reliability(found.confidence, found.right, 10)
+        entries.append({"system": system, "split": split, "bins": [list(part) for part in bins]})
+    return entries
+
+
+def _diagnostics(config: Config, outcome: Outcome, bench: StoredBench) -> tuple[dict[str, Any], list[str]]:
+    """How alike the experts are, where the weights went, labels that look wrong; and what to warn of."""
+    if outcome.boosted is None:
+        return {}, []
+    boosted = outcome.boosted
+    tops = torch.stack([table.top_id for table in boosted.tables])
+    wrong = torch.stack([table.wrong for table in boosted.tables])
+    errors = [record.train_token_error for record in boosted.rounds]
+    found = {
+        "agreement": signs.pairwise_agreement(tops).tolist(),
+        "error_correlation": signs.error_correlation(wrong).tolist(),
+        "effective_share": [signs.effective_share(weights) for weights in history],
+        "suspicious": _suspicious(outcome, bench),
+    }
+    return found, signs.warn(boosted.weights, tops, wrong, errors)
+
+
+def _suspicious(outcome: Outcome, bench: StoredBench) -> list[dict[str, Any]]:
+    """Training labels that every expert fails on, the heaviest first: worth a look, they may be wrong."""
+    boosted = outcome.boosted
+    if boosted is None:
+        return []
+    by_id = {row.id: row for row in outcome.splits.weak_train}
+    table, entries = boosted.tables[0], []
+    owner = boosted.samples.owner.tolist()
+    for place, growth in signs.growing_samples(boosted.weights, _SUSPICIOUS):
+        row = by_id[table.ids[owner[place] if boosted.samples.level == "token" else place]]
+        entry = {"id": row.id, "question": row.question, "answer": row.answer, "growth": growth}
+        if boosted.samples.level == "token" and not bench.settings.binary:
+            tokenizer = bench.tokenizer("weak")
+            entry["token"] = tokenizer.decode([int(table.label[place])])
+            entry["position"] = place - int(table.offsets[owner[place]])
+            entry["instead"] = [tokenizer.decode([int(one.top_id[place])]) for one in boosted.tables]
+        entries.append(entry)
     return entries
 
 
@@ -137,35 +169,8 @@ def _rounds(outcome: Outcome) -> list[dict[str, Any]]:
         {"round": r.round, "error": r.error, "alpha": r.alpha, "train_token_error": r.train_token_error,
          "prior_error": boosted.pretrained_error, "prior_term": r.prior_term, "outcome": r.outcome,
          "effective_sample_size": r.effective_sample_size, "tokens": len(weights), "seconds": round(seconds, 3)}
-        for r, weights, seconds in zip(boosted.rounds, boosted.weights, boosted.seconds, strict=True)
+        for r, weights, seconds in zip(boosted.rounds, boosted.weights, boosted.seconds, strict=False)
     ]  # fmt: skip
-
-
-def _differences(config: Config, measured: Measured) -> list[dict[str, Any]]:
-    entries = []
-    for split in TESTS:
-        for metric in config.evaluation.metrics:
-            for one, other in PAIRS:
-                a, b = measured.scores.get((one, split, metric)), measured.scores.get((other, split, metric))
-                if a is not None and b is not None:
-                    found = paired_difference(a, b, seed=config.seed, resamples=config.evaluation.resamples)
-                    entries.append(
-                        {"system": one, "against": other, "split": split, "metric": metric, **_interval(found)}
-                    )
-    return entries
-
-
-def _pgr(config: Config, measured: Measured) -> list[dict[str, Any]]:
-    entries = []
-    for system in ("student", "student_from_weak", "strong_on_easy"):
-        for split in TESTS:
-            for metric in config.evaluation.metrics:
-                three = [measured.scores.get((name, split, metric)) for name in ("weak", system, "ceiling")]
-                weak, student, ceiling = three
-                if weak is not None and student is not None and ceiling is not None:
-                    found = pgr(weak, student, ceiling, seed=config.seed, resamples=config.evaluation.resamples)
-                    entries.append({"system": system, "split": split, "metric": metric, **found._asdict()})
-    return entries
 
 
 def _staged(config: Config, outcome: Outcome, bench: StoredBench) -> list[dict[str, Any]]:
@@ -179,10 +184,8 @@ def _staged(config: Config, outcome: Outcome, bench: StoredBench) -> list[dict[s
         for count in range(1, len(members.experts) + 1):
             bench.purpose = "score the first 1, 2 .. T experts"
             purpose = "validation" if split == "validation" else "test"
-            found, _ = measure_rows(bench, members.first(count), rows, ["exact_match"], purpose)
-            entries.append(
-                {"split": split, "metric": "exact_match", "experts": count, **_score(config, found["exact_match"])}
-            )
+            right = measure_rows(bench, members.first(count), rows, [], purpose).right
+            entries.append({"split": split, "metric": "exact_match", "experts": count, **_score(config, right)})
         if "token_accuracy" in config.evaluation.metrics:
             for count, table in enumerate(bench.token_counts(members, rows), start=1):
                 entries.append(
@@ -190,7 +193,7 @@ def _staged(config: Config, outcome: Outcome, bench: StoredBench) -> list[dict[s
                         "split": split,
                         "metric": "token_accuracy",
                         "experts": count,
-                        **_score(config, token_accuracy(table)),
+                        **_score(config, token_accuracy({key: value[:2] for key, value in table.items()})),
                     }
                 )
     return entries
@@ -221,8 +224,7 @@ def _pseudo_labels(config: Config, outcome: Outcome, bench: StoredBench) -> list
     known = [row for row in outcome.splits.pool if row.answer is not None]
     entries = []
     for teacher, answers in outcome.labels.items() if known else ():
-        texts = {row.id: answers[row.id].text for row in known}
-        scores = exact_match(texts, known, bench.settings.task_format.normalise)
+        scores = right_answers(answers, known, bench.settings.task_format)
         confidence = sum(answer.confidence for answer in answers.values()) / len(answers)
         agreement = sum(answer.agreement for answer in answers.values()) / len(answers)
         entries.append({"teacher": teacher, "metric": "exact_match", **_score(config, scores),
@@ -256,29 +258,32 @@ def _length_notes(outcome: Outcome, bench: StoredBench) -> list[str]:
 
 def _examples(config: Config, outcome: Outcome, bench: StoredBench, measured: Measured) -> list[dict[str, Any]]:
     """Training rows token by token: their weights by round, and every expert's vote."""
-    if outcome.boosted is None or config.evaluation.examples < 1:
+    if outcome.boosted is None or config.evaluation.examples < 1 or bench.settings.binary:
         return []
     boosted, tokenizer = outcome.boosted, bench.tokenizer("weak")
-    model = bench.load(boosted.members.experts[0])
     rows = outcome.splits.weak_train
-    encoded = encode_rows(rows, tokenizer, config.format, context_length(model)).rows
+    encoded = bench.shelf.encode(rows, "weak", bench.shelf.role_context("weak")).rows
     offsets = token_offsets(encoded).tolist()
-    last = boosted.weights[-1]
+    history = [boosted.samples.share_tokens(weights) for weights in boosted.weights[: len(boosted.rounds)]]
+    last = history[-1]
     # The rows whose heaviest token weighs most: what boosting came to look at.
     heaviest = sorted(range(len(encoded)), key=lambda i: -float(last[offsets[i] : offsets[i + 1]].max()))
     by_id = {row.id: row for row in rows}
     chosen = heaviest[: config.evaluation.examples]
     decoded = bench.votes(boosted.members, [by_id[encoded[i].id] for i in chosen])
     return [
-        _example(by_id[encoded[i].id], encoded[i], range(offsets[i], offsets[i + 1]), boosted, answer, tokenizer)
+        _example(by_id[encoded[i].id], encoded[i], range(offsets[i], offsets[i + 1]), history, answer, bench, boosted)
         for i, answer in zip(chosen, decoded, strict=True)
     ]
 
 
-def _example(row: Row, encoded: Any, span: range, boosted: Any, decoded: Any, tokenizer: Any) -> dict[str, Any]:
+def _example(
+    row: Row, encoded: Any, span: range, history: list[torch.Tensor], decoded: Any, bench: StoredBench, boosted: Any
+) -> dict[str, Any]:
+    tokenizer = bench.tokenizer("weak")
     gold = encoded.input_ids[encoded.prompt_length :]
     said = [*decoded.token_ids, tokenizer.eos_token_id] if decoded.finished else list(decoded.token_ids)
-    scale = len(boosted.weights[0])  # weight 1 is the average token
+    scale = len(history[0])  # weight 1 is the average token
     tokens = []
     for place, (position, token) in enumerate(zip(span, gold, strict=True)):
         votes = (
@@ -290,7 +295,7 @@ def _example(row: Row, encoded: Any, span: range, boosted: Any, decoded: Any, to
             {
                 "text": tokenizer.decode([token]),
                 "gold": tokenizer.decode([token]),
-                "weights": [float(weights[position]) * scale for weights in boosted.weights],
+                "weights": [float(weights[position]) * scale for weights in history],
                 "votes": [
                     {
                         "expert": number,

@@ -17,10 +17,12 @@ from ensemw2s.experiment.export import export_ensemble, export_student
 from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.pipeline import Outcome, run_pipeline
 from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.measuring import write_row_scores
 from ensemw2s.experiment.results import build_results
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import Store, default_store
 from ensemw2s.methods.bench import Answer
+from ensemw2s.methods.systems import build_order
 from ensemw2s.models.checks import check_model_folder
 from ensemw2s.models.devices import resolve_device
 from ensemw2s.models.loading import load_tokenizer, model_folder
@@ -41,6 +43,7 @@ def check_config(config: Config) -> None:
     """
     resolve_device(config.device)
     RULES.get(config.rule)
+    build_order(config.systems)
     for name in (config.models.weak, config.models.strong):
         trust = config.models.trust_remote_code
         check_model_folder(model_folder(name, trust_remote_code=trust), trust_remote_code=trust)
@@ -94,10 +97,11 @@ def execute(
     device = resolve_device(config.device)
     stages = Store(store or default_store(), numerics(device, config.dtype))
     outcome, bench = run_pipeline(dataclasses.replace(config, device=str(device)), splits, stages, reporter)
-    results = build_results(config, outcome, bench)
+    results, measured = build_results(config, outcome, bench)
     results["hardware"] = hardware()
     results["peak_memory_mb"] = peak_memory_mb()
     _write_products(folder, outcome, bench)
+    write_row_scores(folder / "row_scores.parquet", measured)
     results["seconds"] = round(time.perf_counter() - began, 2)
     # Last, so that a folder with results has everything else too.
     write_json(folder / "results.json", results)

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ensemw2s.data.binary import to_yes_no
+from ensemw2s.data.difficulty import rate_by
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import is_data_file, read_rows
 from ensemw2s.data.splits import Splits, check_splits, explicit_splits, split_rows
@@ -22,12 +24,17 @@ def load_splits(config: Config) -> Splits:
     Raises:
         ConfigError, DataError: settings or rows that do not fit; PrerequisiteError: the hub is out of reach.
     """
+    splits = _world(config) if config.data.source == "world" else _given(config)
+    return _yes_no(splits, config.seed) if config.task == "binary" else splits
+
+
+def _given(config: Config) -> Splits:
     data = config.data
-    if data.source == "world":
-        return _world(config)
     rows = load_rows(data.source, data.columns)
     if data.limit is not None:
         rows = rows[: data.limit]
+    if data.difficulty is not None:
+        rows = rate_by(rows, data.difficulty)
     given = {name: getattr(data, name) for name in ("pool", "test_id", "test_ood", "validation")}
     named = {name: path for name, path in given.items() if path}
     if not named:
@@ -39,6 +46,17 @@ def load_splits(config: Config) -> Splits:
             )
     lists = {name: load_rows(path, data.columns, need_answer=name != "pool") for name, path in named.items()}
     return explicit_splits({"weak_train": rows, **lists}, config.seed)
+
+
+def _yes_no(splits: Splits, seed: int) -> Splits:
+    """Every split as (question, candidate answer) rows with balanced classes; after the cut, so that none is shared."""
+    report = dict(splits.report)
+    lists = {}
+    for name, rows in splits.named().items():
+        made, told = to_yes_no(rows, seed=seed, purpose=name)
+        lists[name] = tuple(made)
+        report |= {f"{name}: {what}": count for what, count in told.items()}
+    return Splits(**lists, report=report)
 
 
 def load_rows(source: str, columns: dict[str, str] | None = None, *, need_answer: bool = True) -> list[Row]:

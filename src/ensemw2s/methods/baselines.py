@@ -1,4 +1,4 @@
-"""What boosting has to beat, on the same labels: the tuned single expert and the uniform ensemble of seeds."""
+"""What boosting has to beat, on the same labels and the same budget: single experts and ensembles made without it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from ensemw2s.data.rows import Row
-from ensemw2s.methods.bench import Bench, Members
-from ensemw2s.seeds import derive_seed
+from ensemw2s.errors import ConfigError
+from ensemw2s.methods.bench import Bench, Expert, Members
+from ensemw2s.seeds import derive_seed, numpy_generator, unit_hash
 from ensemw2s.training.settings import TrainSettings
 
 
@@ -51,8 +52,60 @@ def single_weak(
 
 def uniform_ensemble(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int) -> Members:
     """``count`` experts on all labelled tokens that differ in their seed only, mixed with equal weights."""
-    experts = tuple(
-        bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", number))
-        for number in range(1, count + 1)
+    return Members.equal(
+        [
+            bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", number))
+            for number in range(1, count + 1)
+        ]
     )
-    return Members(experts, (1.0,) * count, "mean")
+
+
+def bagging(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int) -> Members:
+    """``count`` experts, each on N rows drawn with replacement (Breiman 1996), mixed with equal weights.
+
+    A row drawn m times stands there m times, so that every expert takes as many steps as one on all rows.
+    """
+    experts = []
+    for number in range(1, count + 1):
+        drawn = numpy_generator(seed, "bagging", number).integers(0, len(rows), size=len(rows))
+        bag = [rows[place] for place in drawn]
+        experts.append(bench.fine_tune("weak", bag, training, seed=derive_seed(seed, "bagging", number)))
+    return Members.equal(experts)
+
+
+def snapshot_ensemble(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int) -> Members:
+    """One run of ``count`` cycles with a snapshot at the end of each (Huang et al. 2017, arXiv 1704.00109), equal weights.
+
+    A cycle is a whole schedule of ``training``: the learning rate falls to its end and starts again from the peak. The
+    optimiser's moments start again too.
+    """
+    experts: list[Expert] = []
+    for number in range(1, count + 1):
+        start = experts[-1] if experts else None
+        experts.append(bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", number), start=start))
+    return Members.equal(experts)
+
+
+def total_compute_single(
+    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int
+) -> Members:
+    """One expert trained for as many epochs as ``count`` experts together, under one schedule."""
+    longer = dataclasses.replace(training, epochs=training.epochs * count)
+    return Members.single(bench.fine_tune("weak", rows, longer, seed=derive_seed(seed, "expert", 1)))
+
+
+def averaged_model(bench: Bench, members: Members) -> Members:
+    """The experts' weights averaged into one model, by their alphas (a model soup: Wortsman et al. 2022)."""
+    return Members.single(bench.average(members))
+
+
+def few_shot(bench: Bench, rows: Sequence[Row], shots: int, *, seed: int) -> Members:
+    """The strong model as it was pretrained, with ``shots`` labelled rows before every question.
+
+    Raises:
+        ConfigError: more shots than rows, or fewer than one.
+    """
+    if not 1 <= shots <= len(rows):
+        raise ConfigError(f"shots is {shots}: it must lie between 1 and the {len(rows)} labelled rows")
+    ranked = sorted(rows, key=lambda row: (unit_hash(seed, "shots", row.id), row.id))
+    return Members.single(bench.pretrained("strong"), preamble=bench.show(ranked[:shots]))

@@ -1,4 +1,4 @@
-"""What a method needs done, without saying how: fine-tune, find token errors, decode, score.
+"""What a method needs done, without saying how: fine-tune, score tokens, decode, soften labels, average weights.
 
 `experiment` implements the bench with stored stages; tests implement it with counters and tables.
 A method is then a short file over it.
@@ -9,11 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from ensemw2s.data.rows import Row
+from ensemw2s.data.targets import SoftTargets
+from ensemw2s.ensemble.evidence import ExpertTokens
+from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 ModelRole = Literal["weak", "strong"]
@@ -44,20 +48,29 @@ class Members:
         experts: at least one.
         alphas: one non-negative weight an expert.
         rule: name of the combine rule.
+        rule_state: what fitting the rule on held-out rows left, JSON data; empty for rules that are not fitted.
+        preamble: text put before every prompt (the examples of few-shot prompting).
     """
 
     experts: tuple[Expert, ...]
     alphas: tuple[float, ...]
     rule: str = "mean"
+    rule_state: Mapping[str, Any] = MappingProxyType({})
+    preamble: str = ""
 
     @classmethod
-    def single(cls, expert: Expert) -> Members:
+    def single(cls, expert: Expert, preamble: str = "") -> Members:
         """One model on its own."""
-        return cls((expert,), (1.0,))
+        return cls((expert,), (1.0,), preamble=preamble)
+
+    @classmethod
+    def equal(cls, experts: Sequence[Expert]) -> Members:
+        """Experts that all count the same, mixed by the mean of their probabilities."""
+        return cls(tuple(experts), (1.0,) * len(experts))
 
     def first(self, count: int) -> Members:
-        """The ensemble as it was after ``count`` rounds."""
-        return Members(self.experts[:count], self.alphas[:count], self.rule)
+        """The ensemble as it was after ``count`` rounds; a fitted rule keeps what it was fitted to."""
+        return dataclasses.replace(self, experts=self.experts[:count], alphas=self.alphas[:count])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +82,19 @@ class Answer:
         confidence: in (0, 1]: the geometric mean of the mixture's probabilities of the answer's tokens (the end
             token among them), or with options the probability of the chosen one among the options.
         agreement: in [0, 1]: the alpha-weighted share of experts whose own choice it is, averaged over tokens.
+        probability: in (0, 1]: the mixture's probability of the whole answer, the product over its tokens; with
+            options the same as ``confidence``. It is what calibration is measured on. None is the confidence.
     """
 
     text: str
     confidence: float
     agreement: float
+    probability: float | None = None
+
+    @property
+    def chance_right(self) -> float:
+        """How likely the members think the answer is."""
+        return self.confidence if self.probability is None else self.probability
 
 
 class Bench(Protocol):
@@ -95,12 +116,42 @@ class Bench(Protocol):
         *,
         seed: int,
         token_weights: Tensor | None = None,
+        start: Expert | None = None,
+        loss: LossSettings | None = None,
+        soft: SoftTargets | None = None,
     ) -> Expert:
-        """Start again from the pretrained model and train on ``rows``; ``token_weights`` float ``[token]``."""
-        ...  # fmt: skip
+        """Train on ``rows`` from the pretrained model, or from ``start``.
 
-    def token_errors(self, expert: Expert, rows: Sequence[Row]) -> Tensor:
-        """Teacher-forced: bool ``[token]``, True where the expert's top token is not the label."""
+        Args:
+            role: which model.
+            rows: labelled; a row may stand there more than once.
+            settings: budget.
+            seed: of order and dropout.
+            token_weights: float ``[token]``; None is 1 everywhere.
+            start: an expert of the same role to go on from.
+            loss: None is cross-entropy on the labels.
+            soft: a teacher's distributions over the rows' token axis, where the loss wants them.
+        """
+        ...
+
+    def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
+        """Teacher-forced scores of one expert on every answer token of labelled rows; computed once and kept."""
+        ...
+
+    def soft_labels(self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole) -> SoftTargets:
+        """The members' distributions at every answer token of ``rows``, as the student reads them.
+
+        Raises:
+            ConfigError: the members' and the student's vocabularies differ, or top_k exceeds the vocabulary.
+        """
+        ...
+
+    def average(self, members: Members) -> Expert:
+        """One model whose weights are the alpha-weighted mean of the members' weights."""
+        ...
+
+    def show(self, rows: Sequence[Row]) -> str:
+        """Labelled rows as text in the task's format: the examples of a few-shot prompt."""
         ...
 
     def answer(self, members: Members, rows: Sequence[Row], *, purpose: str) -> Mapping[str, Answer]:

@@ -1,4 +1,4 @@
-"""EnsemW2S: weak experts boosted at the level of tokens (algorithm: docs/concepts, paper arXiv 2410.04571)."""
+"""EnsemW2S: weak experts boosted at the level of tokens (Agrawal et al., arXiv 2410.04571, section 4)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ensemw2s.boosting.rounds import BoostSettings, RoundRecord, boosting_step, prior_for_round
+from ensemw2s.boosting.real import real_margins
+from ensemw2s.boosting.rounds import (
+    BoostSettings,
+    Judged,
+    RoundRecord,
+    boosting_step,
+    next_weights,
+    prior_for_round,
+)
+from ensemw2s.boosting.samples import Samples
 from ensemw2s.boosting.sampling import training_weights
 from ensemw2s.boosting.weights import uniform_weights
 from ensemw2s.data.rows import Row
-from ensemw2s.errors import DataError, ModelError
+from ensemw2s.ensemble.evidence import ExpertTokens
+from ensemw2s.errors import ConfigError, DataError, ModelError
 from ensemw2s.methods.bench import Bench, Expert, Members
+from ensemw2s.methods.rules import fitted
 from ensemw2s.seeds import derive_seed, torch_generator
 from ensemw2s.training.settings import TrainSettings
 
@@ -25,70 +36,155 @@ class Boosted:
     Attributes:
         members: the experts that were kept, with their alphas.
         rounds: one record a round, dropped experts among them.
-        weights: D_t of every round, float64 ``[token]``.
-        pretrained_error: ε_0, the unweighted token error of the weak model before any training.
+        samples: what was weighed: tokens or rows.
+        weights: D_t of every round, float64 ``[sample]``, and last the weights that a further round would have had.
+        pretrained_error: ε_0, the unweighted error of the weak model before any training (on the rows ε is measured on).
         seconds: training seconds of every round.
+        tables: what the kept experts make of the training rows.
         messages: what the user should know (a perfect expert, one no better than the prior ...).
     """
 
     members: Members
     rounds: tuple[RoundRecord, ...]
+    samples: Samples
     weights: tuple[Tensor, ...]
     pretrained_error: float
     seconds: tuple[float, ...]
+    tables: tuple[ExpertTokens, ...]
     messages: tuple[str, ...]
 
 
 def boost_experts(
-    bench: Bench, rows: Sequence[Row], settings: BoostSettings, training: TrainSettings, *, seed: int, rule: str
+    bench: Bench,
+    rows: Sequence[Row],
+    settings: BoostSettings,
+    training: TrainSettings,
+    *,
+    seed: int,
+    rule: str,
+    held_out: Sequence[Row] = (),
 ) -> Boosted:
     """Train up to ``settings.rounds`` experts, each on what the ones before got wrong.
 
     Every round starts again from the pretrained weak model. Boosting stops early at a perfect expert (kept), at one
     no better than the prior (dropped, unless it is the first) and at one whose error is not finite (dropped).
 
+    Args:
+        bench: does the work.
+        rows: labelled.
+        settings: of the rounds.
+        training: every expert's budget.
+        seed: run seed.
+        rule: how the experts are combined.
+        held_out: labelled rows that no expert trains on: ε_t is measured there with ``error_on="held-out"``, and rules
+            that need fitting are fitted there.
+
     Raises:
         DataError: the rows hold no answer token.
+        ConfigError: held-out rows are needed and there are none, or the real form meets a probability of 0.
         ModelError: not one expert could be kept.
     """
-    pretrained_wrong = bench.token_errors(bench.pretrained("weak"), rows)
-    if len(pretrained_wrong) == 0:
-        raise DataError("the labelled rows hold no answer tokens: give rows with a non-empty answer")
-    weights = uniform_weights(len(pretrained_wrong))
+    judge = _Judge(bench, rows, settings, held_out)
     kept: list[tuple[Expert, float]] = []
+    tables: list[ExpertTokens] = []
     rounds: list[RoundRecord] = []
-    history: list[Tensor] = []
     seconds: list[float] = []
     for number in range(1, settings.rounds + 1):
-        history.append(weights)
-        expert = bench.fine_tune(
-            "weak",
-            rows,
-            training,
-            seed=derive_seed(seed, "expert", number),
-            token_weights=training_weights(
-                weights, settings.mode, settings.count, torch_generator(seed, "boost", "resample", number)
-            ).float(),
+        drawn = training_weights(
+            judge.weights, settings.mode, settings.count, torch_generator(seed, "boost", "resample", number)
         )
-        wrong = bench.token_errors(expert, rows)
-        prior = prior_for_round(settings, weights, pretrained_wrong, bench.vocabulary_size("weak"))
-        record, weights = boosting_step(weights, wrong, prior, settings, round_number=number)
+        expert = bench.fine_tune(
+            "weak", rows, training, seed=derive_seed(seed, "expert", number),
+            token_weights=judge.samples.to_tokens(drawn).float(),
+        )  # fmt: skip
+        table = bench.token_table(expert, rows)
+        record = judge.take(expert, table, drawn, number)
         rounds.append(record)
         seconds.append(expert.seconds)
         if record.kept:
             kept.append((expert, record.alpha))
+            tables.append(table)
         if record.stops:
             break
     if not kept:
         raise ModelError(f"no expert could be kept: {rounds[-1].message}; lower the learning rate, or check the labels")
+    members = Members(tuple(e for e, _ in kept), tuple(a for _, a in kept), rule)
     return Boosted(
-        members=Members(tuple(e for e, _ in kept), tuple(a for _, a in kept), rule),
+        members=fitted(bench, members, held_out, seed=seed),
         rounds=tuple(rounds),
-        weights=tuple(history),
-        pretrained_error=float(torch.as_tensor(pretrained_wrong).double().mean()),
+        samples=judge.samples,
+        weights=tuple(judge.history),
+        pretrained_error=judge.pretrained_error,
         seconds=tuple(seconds),
+        tables=tuple(tables),
         messages=(*_alike(rows), *(record.message for record in rounds if record.message)),
     )
+
+
+class _Judge:
+    """The weights of the training samples, and of the held-out ones where the error is measured there."""
+
+    def __init__(self, bench: Bench, rows: Sequence[Row], settings: BoostSettings, held_out: Sequence[Row]) -> None:
+        self.bench, self.settings = bench, settings
+        self.held_out = list(held_out) if settings.error_on == "held-out" else []
+        if settings.error_on == "held-out" and not self.held_out:
+            raise ConfigError(
+                "boost.error_on 'held-out' needs held-out rows and there are none: give validation rows, or use "
+                "error_on=train or out-of-bag"
+            )
+        self.vocabulary = bench.vocabulary_size("weak")
+        pretrained = bench.pretrained("weak")
+        table = bench.token_table(pretrained, rows)
+        if len(table.label) == 0:
+            raise DataError("the labelled rows hold no answer tokens: give rows with a non-empty answer")
+        self.samples = Samples(settings.level, table.offsets)
+        self.weights = uniform_weights(len(self.samples))
+        self.history = [self.weights]
+        if self.held_out:
+            table = bench.token_table(pretrained, self.held_out)
+            self.held_samples = Samples(settings.level, table.offsets)
+            self.held_weights = uniform_weights(len(self.held_samples))
+        # ε_0 belongs to the samples on which ε_t is measured, or the two could not be compared.
+        self.pretrained_wrong = (self.held_samples if self.held_out else self.samples).wrong(table.wrong)
+        self.pretrained_error = float(self.pretrained_wrong.double().mean())
+
+    def take(self, expert: Expert, table: ExpertTokens, drawn: Tensor, number: int) -> RoundRecord:
+        """Judge the expert of one round and move the weights."""
+        settings, wrong = self.settings, self.samples.wrong(table.wrong)
+        judged, held = self._judged(expert, drawn, wrong, number)
+        on = self.weights if judged is None else judged.weights
+        prior = prior_for_round(settings, on, self.pretrained_wrong, self.vocabulary)
+        record, after = boosting_step(
+            self.weights, wrong, prior, settings, round_number=number, judged=judged, margins=self._margins(table)
+        )
+        if held is not None and judged is not None and not record.stops:
+            self.held_weights = next_weights(
+                self.held_weights, judged.wrong, record.alpha, settings, self._margins(held)
+            )
+        if not record.stops:
+            self.weights = after
+            self.history.append(after)
+        return record
+
+    def _judged(
+        self, expert: Expert, drawn: Tensor, wrong: Tensor, number: int
+    ) -> tuple[Judged | None, ExpertTokens | None]:
+        """What ε is measured on; None is the training samples themselves."""
+        if self.held_out:
+            table = self.bench.token_table(expert, self.held_out)
+            return Judged(self.held_weights, self.held_samples.wrong(table.wrong)), table
+        if self.settings.error_on == "out-of-bag":
+            left_out = torch.where(drawn == 0, self.weights, torch.zeros_like(self.weights))
+            if not float(left_out.sum()) > 0:
+                raise ConfigError(
+                    f"boost.error_on 'out-of-bag': round {number} drew every one of {len(drawn)} samples, so none is left "
+                    "to measure the error on; use error_on=train or held-out"
+                )
+            return Judged(left_out, wrong), None
+        return None, None
+
+    def _margins(self, table: ExpertTokens) -> Tensor | None:
+        return real_margins(table.log_prob, table.mean_log_prob) if self.settings.form == "real" else None
 
 
 def _alike(rows: Sequence[Row]) -> list[str]:

@@ -1,0 +1,150 @@
+"""Models and tokenizers of a run's two roles: loaded fresh to be trained, or kept while they answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.data.binary import CLASSES
+from ensemw2s.data.encoding import Encoded, encode_classes, encode_rows
+from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.rows import Row
+from ensemw2s.experiment.config import Config
+from ensemw2s.methods.bench import Expert, ModelRole
+from ensemw2s.models.adapters import add_lora, load_expert, save_adapter
+from ensemw2s.models.classes import load_class_model, open_class_model, save_class_model
+from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_folder, quiet, writing
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchSettings:
+    """The part of a run's configuration that the bench works by; fields as in ``Config``."""
+
+    weak: str
+    strong: str
+    weak_tuning: str
+    strong_tuning: str
+    lora: Any
+    task_format: TaskFormat
+    device: str
+    dtype: str
+    batch_size: int = 256
+    label_by: str = "generate"
+    trust_remote_code: bool = False
+    task: str = "generation"
+    head: str = "tokens"
+    seed: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> BenchSettings:
+        """From a run's configuration."""
+        models = config.models
+        return cls(
+            models.weak, models.strong, models.weak_tuning, models.strong_tuning, config.lora, config.format,
+            config.device, config.dtype, config.evaluation.batch_size, config.label_by, models.trust_remote_code,
+            config.task, config.head, config.seed,
+        )  # fmt: skip
+
+    @property
+    def binary(self) -> bool:
+        """Whether answers are classes."""
+        return self.task == "binary"
+
+    def name(self, role: ModelRole) -> str:
+        """The role's model, as configured."""
+        return self.weak if role == "weak" else self.strong
+
+    def tuning(self, role: ModelRole) -> str:
+        """The role's tuning: "full" or "lora"."""
+        return self.weak_tuning if role == "weak" else self.strong_tuning
+
+
+class Shelf:
+    """Loads what a bench needs and keeps what it uses now."""
+
+    def __init__(self, settings: BenchSettings) -> None:
+        self.settings = settings
+        self._tokenizers: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}
+
+    def tokenizer(self, role: ModelRole) -> Any:
+        """The role's tokenizer, loaded once."""
+        name = self.settings.name(role)
+        if name not in self._tokenizers:
+            self._tokenizers[name] = load_tokenizer(name, trust_remote_code=self.settings.trust_remote_code)
+        return self._tokenizers[name]
+
+    def use_tokenizer(self, role: ModelRole, tokenizer: Any) -> None:
+        """Use this tokenizer instead of the one that comes with the role's base model."""
+        self._tokenizers[self.settings.name(role)] = tokenizer
+
+    def load(self, expert: Expert) -> Any:
+        """The expert's model in evaluation mode; kept until ``keep`` lets it go."""
+        if expert.identity not in self._loaded:
+            self._loaded[expert.identity] = self.fresh(expert)
+        return self._loaded[expert.identity]
+
+    def keep(self, experts: Iterable[Expert]) -> None:
+        """Let go of every kept model but these experts'."""
+        wanted = {expert.identity for expert in experts}
+        self._loaded = {identity: model for identity, model in self._loaded.items() if identity in wanted}
+
+    def fresh(self, expert: Expert, *, trainable: bool = False) -> Any:
+        """A copy of the expert's model of its own; ``trainable`` also makes a stored adapter trainable again."""
+        s = self.settings
+        name, common = s.name(expert.role), self._common()
+        with quiet():
+            if s.binary:
+                tokenizer = self.tokenizer(expert.role)
+                if expert.folder is None:
+                    return load_class_model(name, s.head, tokenizer, seed=s.seed, **common)
+                return open_class_model(expert.folder, name, s.head, tokenizer, trainable=trainable, **common)
+            if expert.folder is None:
+                return load_model(name, **common)
+            return load_expert(expert.folder, name, trainable=trainable, **common)
+
+    def to_train(self, role: ModelRole, start: Expert, seed: int) -> Any:
+        """A model to be trained: the pretrained one with a new adapter where the role is tuned so, or ``start``'s own."""
+        s = self.settings
+        model = self.fresh(start, trainable=True)
+        return add_lora(model, s.lora, seed) if s.tuning(role) == "lora" and start.folder is None else model
+
+    def save(self, model: Any, role: ModelRole, folder: Path) -> None:
+        """Write a trained model as an ordinary folder."""
+        s = self.settings
+        with quiet(), writing(folder):
+            if s.binary:
+                save_class_model(model, folder, tuning=s.tuning(role), base=s.name(role))
+            elif s.tuning(role) == "lora":
+                save_adapter(model, folder, base=s.name(role))
+            else:
+                model.save_pretrained(folder)
+
+    def encode(
+        self, rows: Sequence[Row], role: ModelRole, context: int, task_format: TaskFormat | None = None
+    ) -> Encoded:
+        """Labelled rows as tokens; in a binary task the answer is one class index."""
+        form = task_format or self.settings.task_format
+        if self.settings.binary:
+            return encode_classes(rows, self.tokenizer(role), form, context, CLASSES)
+        return encode_rows(rows, self.tokenizer(role), form, context)
+
+    def context(self, model: Any) -> int:
+        """Tokens that fit the model."""
+        return context_length(model)
+
+    def role_context(self, role: ModelRole) -> int:
+        """The same for a role's pretrained model, from its configuration alone."""
+        from types import SimpleNamespace
+
+        from transformers import AutoConfig
+
+        trust = self.settings.trust_remote_code
+        folder = model_folder(self.settings.name(role), trust_remote_code=trust)
+        return context_length(SimpleNamespace(config=AutoConfig.from_pretrained(folder, trust_remote_code=trust)))
+
+    def _common(self) -> dict[str, Any]:
+        s = self.settings
+        return {"dtype": s.dtype, "device": s.device, "trust_remote_code": s.trust_remote_code}
