@@ -143,9 +143,7 @@ def boost(
         weak, weak, task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings(),
         task=task.kind, head=task.head, seed=seed,
     )  # fmt: skip
-    boosted = boost_experts(
-        bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back
-    )
+    boosted = boost_experts(bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back)
     for message in boosted.messages:
         reporter.note(message)
     export_ensemble(bench, boosted, folder)
@@ -226,7 +224,8 @@ def train_student(
     folder = free_folder(out, "origin.json")
     if loss is not None and loss.needs_soft and teacher is None:
         raise ConfigError(
-            f"loss '{loss.name}' learns from a teacher's probabilities: name the ensemble that gave the labels as teacher"
+            f"loss '{loss.name}' learns from a teacher's probabilities: name the ensemble that gave the labels as "
+            f"teacher"
         )
     opened = open_members(str(teacher), machine, reporter, task_format=task_format) if teacher is not None else None
     task = opened.task if opened else task or Task()
@@ -312,7 +311,9 @@ def generate(
         raise DataError("the prompt is empty: give a question")
     opened = open_members(str(model), machine or Machine(), reporter or Reporter())
     if opened.task.kind == "binary" and opened.task.head == "classifier":
-        raise ConfigError(f"{model} tells yes from no by a classifier head and writes no text: use 'label' or 'evaluate'")
+        raise ConfigError(
+            f"{model} tells yes from no by a classifier head and writes no text: use 'label' or 'evaluate'"
+        )
     form, told = opened.task_format, f"task format: {opened.format_origin}"
     if not use_format:
         form = dataclasses.replace(form, template="{question}")

@@ -119,7 +119,12 @@ def warn(history: Sequence[Tensor], top_ids: Tensor, wrong: Tensor, errors: Sequ
             )
     agreement = off_diagonal_mean(pairwise_agreement(top_ids))
     correlation = off_diagonal_mean(error_correlation(wrong))
-    if agreement is not None and correlation is not None and agreement >= ALIKE_AGREEMENT and correlation >= ALIKE_ERRORS:
+    if (
+        agreement is not None
+        and correlation is not None
+        and agreement >= ALIKE_AGREEMENT
+        and correlation >= ALIKE_ERRORS
+    ):
         lines.append(
             f"the experts are too alike to help each other: same top token on {agreement:.1%} of the training tokens, "
             f"errors correlated {correlation:.2f}; raise boost.shrinkage, or train with other seeds or data"

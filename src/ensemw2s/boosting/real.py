@@ -23,7 +23,7 @@ from ensemw2s.errors import ConfigError
 
 
 def real_margins(log_prob: Tensor, mean_log_prob: Tensor) -> Tensor:
-    """log p(label) - mean_k log p_k, float64 ``[sample]``: above 0 where the label is likelier than the geometric mean.
+    """Log p(label) - mean_k log p_k, float64 ``[sample]``: above 0 where the label is likelier than the geometric mean.
 
     Args:
         log_prob: float ``[sample]``, natural logarithm of the label's probability.
@@ -36,7 +36,8 @@ def real_margins(log_prob: Tensor, mean_log_prob: Tensor) -> Tensor:
     bad = ~(log_prob.isfinite() & mean_log_prob.isfinite())
     if bad.any():
         raise ConfigError(
-            f"boost.form 'real' (SAMME.R) takes logarithms of all probabilities, and {int(bad.sum())} of {len(bad)} tokens "
+            f"boost.form 'real' (SAMME.R) takes logarithms of all probabilities, and {int(bad.sum())} of {len(bad)} "
+            f"tokens "
             f"have a class of probability 0 (first: token {int(bad.nonzero()[0])}): use boost.form=discrete"
         )
     return margins

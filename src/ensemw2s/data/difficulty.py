@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from ensemw2s.data.records import is_data_file, read_records
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import difficulty_number
 from ensemw2s.errors import DataError, nearest
@@ -70,6 +72,39 @@ def from_ratings(rows: Sequence[Row], ratings: Mapping[str, float]) -> list[Row]
         DataError: no row's id is among the ratings, or a rating is no finite number.
     """
     return _rated(rows, [difficulty_number(ratings.get(row.id), f"row '{row.id}'") for row in rows], "by these ratings")
+
+
+def rate_by(rows: Sequence[Row], how: str) -> list[Row]:
+    """Rows rated by the name of a count, or by a file of ratings with ``id`` and ``difficulty`` (or ``rating``) "
+    "columns.
+
+    Raises:
+        DataError: neither of both, a file without those columns, no row rated, or the same rating for every row.
+    """
+    if is_data_file(how):
+        rated = from_ratings(rows, _read_ratings(Path(how)))
+    elif how in COUNTS:
+        rated = count_difficulty(rows, how)
+    else:
+        raise DataError(f"data.difficulty '{how}' is no file of ratings and no count: {nearest(how, COUNTS)}")
+    values = {row.difficulty for row in rated if row.difficulty is not None}
+    if len(values) == 1:
+        raise DataError(
+            f"difficulty by '{how}' is {values.pop():g} for every row: a cut by difficulty needs at least two values"
+        )
+    return rated
+
+
+def _read_ratings(path: Path) -> dict[str, float]:
+    ratings: dict[str, float] = {}
+    for place, record in read_records(path):
+        column = next((name for name in ("difficulty", "rating") if name in record), None)
+        if "id" not in record or column is None:
+            raise DataError(f"{place}: a rating needs the columns 'id' and 'difficulty', found {', '.join(record)}")
+        value = difficulty_number(record[column], place)
+        if value is not None:
+            ratings[str(record["id"])] = value
+    return ratings
 
 
 def _rated(rows: Sequence[Row], values: Sequence[float | None], how: str) -> list[Row]:

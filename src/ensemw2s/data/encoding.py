@@ -110,6 +110,42 @@ def encode_options(
     return [[next(remaining) for _ in row.choices or ()] for row in rows]
 
 
+def encode_classes(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    task_format: TaskFormat,
+    context_length: int | None,
+    classes: Sequence[str] = ("no", "yes"),
+) -> Encoded:
+    """Prompts, each followed by one "answer token" that is the index of the row's class.
+
+    A model that gives logits over classes (``models.classes``) is so trained, scored and mixed by what does it for
+    tokens: one sample a row, a vocabulary of classes. The index is never fed as an input whose output is looked at.
+    Rows without an answer get index 0: they are only scored.
+
+    Raises:
+        DataError: an answer that is none of the classes, or no row left.
+    """
+    prompts = _prompt_ids(rows, tokenizer, task_format)
+    answers = []
+    for row in rows:
+        if row.answer is not None and row.answer not in classes:
+            raise DataError(
+                f"row '{row.id}' has the answer {row.answer!r}: a binary task knows {' and '.join(classes)}"
+            )
+        answers.append([0 if row.answer is None else list(classes).index(row.answer)])
+    return _fit(rows, prompts, answers, task_format, context_length)
+
+
+def first_answer_token(text: str, tokenizer: Any, task_format: TaskFormat) -> int:
+    """Id of the first token of an answer as ``encode_rows`` spells it: a class's verbaliser.
+
+    Raises:
+        DataError: a text of which this tokenizer knows nothing.
+    """
+    return _answer_ids([task_format.option_text(text)], [Row("verbaliser", text)], tokenizer)[0][0]
+
+
 def token_offsets(encoded: Sequence[EncodedRow]) -> Tensor:
     """int64 ``[row + 1]``: row i owns the answer tokens ``offsets[i]:offsets[i + 1]`` of the flat token axis."""
     import torch

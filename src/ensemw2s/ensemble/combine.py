@@ -2,10 +2,12 @@
 
 The plain form of a rule is a pure function ``fn(log_probs [expert, m, vocab], alphas [expert]) -> [m, vocab]``: natural
 logarithms of distributions in, logarithm of a distribution out. Only the proportions of the alphas matter. The
-work is done in log space in the dtype of ``log_probs``, float32 at the least. A rule that looks at the answer so far, or
+work is done in log space in the dtype of ``log_probs``, float32 at the least. A rule that looks at the answer so
+far, or
 learns from held-out rows, is an object of class ``Rule``.
 
-A plug-in adds either with ``@RULES.register("name")``, or under the entry-point group ``ensemw2s.rules``. Whoever uses a
+A plug-in adds either with ``@RULES.register("name")``, or under the entry-point group ``ensemw2s.rules``. Whoever
+uses a
 rule opens it with ``open_rule`` and need not know which form it has.
 """
 
@@ -84,9 +86,10 @@ class MixRule:
 
     def __call__(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Mix ``[expert, m, vocab]`` into ``[m, vocab]``; ``prefix`` ``[expert, m]``, see ``Rule.mix``."""
-        if isinstance(self._rule, Rule):
-            return self._rule.mix(log_probs, alphas, prefix, self.state)
-        return self._rule(log_probs, alphas)
+        rule = self._rule
+        if isinstance(rule, Rule):
+            return rule.mix(log_probs, alphas, prefix, self.state)
+        return rule(log_probs, alphas)
 
 
 def open_rule(rule: str | MixRule, state: State | None = None) -> MixRule:

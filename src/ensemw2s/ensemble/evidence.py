@@ -41,7 +41,7 @@ class ExpertTokens(NamedTuple):
 
     @property
     def wrong(self) -> Tensor:
-        """bool ``[n]``: the top token is not the label."""
+        """Bool ``[n]``: the top token is not the label."""
         return self.top_id != self.label
 
 

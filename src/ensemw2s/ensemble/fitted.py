@@ -18,7 +18,7 @@ BETAS = (0.0, 0.125, 0.25, 0.5, 1.0)
 
 
 def log_mixture(log_probs: Tensor, log_weights: Tensor) -> Tensor:
-    """log Σ_t w_t p_t(v), weights normalised over the experts.
+    """Log Σ_t w_t p_t(v), weights normalised over the experts.
 
     Args:
         log_probs: ``[expert, m, vocab]``.
@@ -33,7 +33,7 @@ def log_mixture(log_probs: Tensor, log_weights: Tensor) -> Tensor:
 
 
 def log_alphas(alphas: Tensor, experts: int) -> Tensor:
-    """log of the normalised alphas, float64 ``[expert]``; -inf where an expert does not count."""
+    """Log of the normalised alphas, float64 ``[expert]``; -inf where an expert does not count."""
     return expert_weights(alphas, experts).log()
 
 
@@ -118,7 +118,8 @@ class Prefix(Rule):
 
     p(v) = Σ_t w_t p_t(v),  w_t ∝ α_t · p_t(answer so far)^β
 
-    β = 0 is the plain mean; with β = 1 the whole answer has probability Σ_t α_t p_t(answer), a mixture of sequences. With
+    β = 0 is the plain mean; with β = 1 the whole answer has probability Σ_t α_t p_t(answer), a mixture of sequences.
+    With
     held-out rows β is the one of 0, 1/8, 1/4, 1/2, 1 that makes their labels likeliest, else 1.
     """
 

@@ -79,13 +79,16 @@ def _features(entropy: Tensor, top_log_prob: Tensor, top_id: Tensor, counting: T
 
 
 def fit_gate(evidence: Sequence[ExpertTokens], log_alphas: Tensor, seed: int) -> dict[str, Any]:
-    """Train the gate by full-batch Adam on -log Σ_t w_t p_t(label), stopping on a quarter of the rows set aside by hash.
+    """Train the gate by full-batch Adam on -log Σ_t w_t p_t(label), stopping on a quarter of the rows set aside by "
+    "hash.
 
     The state kept is the best one on those rows, the untrained gate (the weighted mean) among the candidates.
     """
-    parts = [torch.stack([getattr(table, name) for table in evidence]) for name in ("entropy", "top_log_prob", "top_id")]
+    parts = [
+        torch.stack([getattr(table, name) for table in evidence]) for name in ("entropy", "top_log_prob", "top_id")
+    ]
     counting = log_alphas.isfinite()
-    features = _features(*parts, counting)
+    features = _features(parts[0], parts[1], parts[2], counting)
     labels = torch.stack([table.log_prob for table in evidence]).double()
     flat = features[counting].reshape(-1, FEATURES)
     net = GateNet(flat.mean(dim=0), flat.std(dim=0).clamp(min=1e-6), seed)

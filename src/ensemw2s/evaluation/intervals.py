@@ -6,6 +6,7 @@ All are 95 % intervals unless told otherwise. Degenerate cases:
 - all rows alike (one row among them): resampling sees no spread and would give an interval of no width. Instead
   the rows not seen are bounded: at most u = z² / (n + z²) of all rows differ from those seen (the Wilson bound for
   0 of n), and each of them may stand at either end of the range. For a score of 0 or 1 that is Wilson's interval.
+  A score without bounds (nats) has no such end: there the interval has no width, and says only that the rows are alike;
 - below about 30 rows the percentile bootstrap is somewhat too narrow; Wilson's interval is not.
 """
 
@@ -86,7 +87,7 @@ def score_interval(
     if scores.is_binary:
         return wilson(float(scores.correct.sum()), len(scores), confidence)
     ratios = bootstrap([scores], ratio_of_sums, seed=seed, resamples=resamples)
-    return _percentiles(value, ratios, len(scores), confidence, lowest=0.0)
+    return _percentiles(value, ratios, len(scores), confidence, lowest=0.0 if scores.bounded else None)
 
 
 def paired_difference(
@@ -101,7 +102,8 @@ def paired_difference(
     draws = bootstrap(
         pair, lambda sums: ratio_of_sums(sums[:1]) - ratio_of_sums(sums[1:]), seed=seed, resamples=resamples
     )
-    return _percentiles(a.value - b.value, draws, len(a), confidence, lowest=-1.0)
+    lowest = -1.0 if a.bounded and b.bounded else None
+    return _percentiles(a.value - b.value, draws, len(a), confidence, lowest=lowest)
 
 
 def is_at_chance(interval: Interval, chance: float | None) -> bool:
@@ -153,10 +155,10 @@ def _draws(rows: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
         yield generator.integers(0, rows, size=(min(at_once, resamples - start), rows))
 
 
-def _percentiles(value: float, draws: FloatArray, n: int, confidence: float, *, lowest: float) -> Interval:
-    """The percentile interval; ``lowest`` (0 or -1) to 1 is the statistic's range."""
+def _percentiles(value: float, draws: FloatArray, n: int, confidence: float, *, lowest: float | None) -> Interval:
+    """The percentile interval; ``lowest`` (0 or -1) to 1 is the statistic's range, None one without bounds."""
     z = normal_quantile(confidence)
-    if np.ptp(draws) < 1e-12:
+    if lowest is not None and np.ptp(draws) < 1e-12:
         unseen = z * z / (n + z * z)
         return Interval(value, value - unseen * (value - lowest), value + unseen * (1 - value), n)
     low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])

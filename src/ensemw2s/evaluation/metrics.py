@@ -1,4 +1,5 @@
-"""The three scores, each keyed by row id, and the level that guessing reaches."""
+"""The accuracies, each keyed by row id, and the level that guessing reaches; likelihood and calibration stand
+beside."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from ensemw2s.data.rows import Row
 from ensemw2s.errors import ConfigError, DataError, nearest
 from ensemw2s.evaluation.rowscores import RowScores
 
-METRICS = ("exact_match", "token_accuracy", "option_accuracy")
+METRICS = ("exact_match", "token_accuracy", "option_accuracy", "nll", "brier", "ece")
+LOWER_IS_BETTER = frozenset({"nll", "brier", "ece"})
 
 Normalise = Callable[[str], str]
 V = TypeVar("V")
@@ -95,7 +97,7 @@ def chance_level(metric: str, rows: Sequence[Row], train_rows: Sequence[Row], no
     - ``option_accuracy``: the mean of 1 / number of choices;
     - ``exact_match``: always giving the most common normalised answer of ``train_rows`` (of several as common, the
       one that does best here); where rows have choices, the mean of 1/k if that is larger;
-    - ``token_accuracy``: None, as no such level is agreed upon.
+    - the others: None, as no such level is agreed upon.
 
     Raises:
         ConfigError: an unknown metric.
@@ -105,7 +107,7 @@ def chance_level(metric: str, rows: Sequence[Row], train_rows: Sequence[Row], no
         raise ConfigError(f"unknown metric '{metric}': {nearest(metric, METRICS)}")
     if not rows:
         raise DataError(f"{metric}: no rows to find the chance level of; give at least one row")
-    if metric == "token_accuracy":
+    if metric not in ("exact_match", "option_accuracy"):
         return None
     guess = float(np.mean([1 / len(row.choices) if row.choices else 0.0 for row in rows]))
     if metric == "option_accuracy":

@@ -23,6 +23,8 @@ class RowScores:
         correct: float64 ``[row]``, what the row got right (0 ≤ correct ≤ total).
         total: float64 ``[row]``, what it could get right: 1 where the row counts once, the number of answer
             tokens for ``token_accuracy``.
+        bounded: whether the score is a share; a negative log-likelihood is not, and its ``correct`` may be any finite
+            number of at least 0.
 
     Raises:
         DataError: an id occurs twice, the lengths differ, or a count is out of range.
@@ -32,6 +34,7 @@ class RowScores:
     ids: tuple[str, ...]
     correct: FloatArray
     total: FloatArray
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.correct) == len(self.total):
@@ -42,7 +45,9 @@ class RowScores:
         if len(set(self.ids)) != len(self.ids):
             twice = next(id for id in self.ids if self.ids.count(id) > 1)
             raise DataError(f"{self.metric}: row id '{twice}' occurs twice; ids must be unique, rename one of them")
-        bad = ~((self.total > 0) & (self.correct >= 0) & (self.correct <= self.total) & np.isfinite(self.total))
+        bad = ~((self.total > 0) & (self.correct >= 0) & np.isfinite(self.total) & np.isfinite(self.correct))
+        if self.bounded:
+            bad |= self.correct > self.total
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise DataError(
@@ -73,7 +78,7 @@ class RowScores:
     @property
     def is_binary(self) -> bool:
         """Whether every row counts once and is right or wrong, so that the score is a proportion."""
-        return bool(np.all(self.total == 1) and np.all((self.correct == 0) | (self.correct == 1)))
+        return self.bounded and bool(np.all(self.total == 1) and np.all((self.correct == 0) | (self.correct == 1)))
 
     def select(self, ids: Iterable[str]) -> RowScores:
         """The same scores for ``ids``, in their order.
@@ -90,7 +95,7 @@ class RowScores:
                 "score the same rows with every system"
             )
         index = np.array([position[id] for id in wanted], dtype=np.int64)
-        return RowScores(self.metric, wanted, self.correct[index], self.total[index])
+        return RowScores(self.metric, wanted, self.correct[index], self.total[index], self.bounded)
 
 
 def same_rows(first: RowScores, *others: RowScores) -> list[RowScores]:

@@ -211,7 +211,9 @@ class StoredBench:
         unlabelled = [row.with_answer(None) for row in rows]
         self.shelf.keep(members.experts)
         tables = [
-            self._table(dataclasses.replace(members, experts=(e,), alphas=(1.0,), rule="mean", rule_state={}), unlabelled)
+            self._table(
+                dataclasses.replace(members, experts=(e,), alphas=(1.0,), rule="mean", rule_state={}), unlabelled
+            )
             for e in members.experts
         ]
         return ClassTable.of(tables, members.alphas, self._rule(members))
@@ -232,7 +234,9 @@ class StoredBench:
             tables = []
             for scores in staged:
                 sizes = scores.offsets.diff().tolist()
-                parts = zip(encoded.rows, scores.correct.split(sizes), scores.log_prob.double().split(sizes), strict=True)
+                parts = zip(
+                    encoded.rows, scores.correct.split(sizes), scores.log_prob.double().split(sizes), strict=True
+                )
                 tables.append({row.id: [int(c.sum()), len(c), -float(p.sum())] for row, c, p in parts})
             write_json(folder / "counts.json", tables)
 

@@ -28,7 +28,8 @@ def interval_record(value: Interval) -> dict[str, Any]:
 
 
 def compared_pairs(systems: list[str]) -> Iterator[tuple[str, str]]:
-    """What is compared with what: methods with their rivals, students with teachers and each other, the ceiling last."""
+    """What is compared with what: methods with their rivals, students with teachers and each other, the ceiling
+    last."""
     weak_side = [name for name in systems if SYSTEMS.get(name).side == "weak side"]
     students = [name for name in systems if SYSTEMS.get(name).side == "student"]
     yield from (("ensemble", other) for other in weak_side if other != "ensemble")

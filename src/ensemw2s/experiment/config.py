@@ -164,11 +164,13 @@ class Config:
         if self.task == "binary" and self.head == "classifier":
             if "few_shot" in self.systems:
                 raise ConfigError(
-                    "system 'few_shot' prompts a language model, and head is 'classifier': use head=tokens, or leave it out"
+                    "system 'few_shot' prompts a language model, and head is 'classifier': use head=tokens, or leave "
+                    "it out"
                 )
             if self.boost.prior == "pretrained":
                 raise ConfigError(
-                    "boost.prior 'pretrained' compares with the model before any training, whose classifier head is random: "
+                    "boost.prior 'pretrained' compares with the model before any training, whose classifier head is "
+                    "random: "
                     "use boost.prior=none (AdaBoost's own) with head=classifier, or head=tokens"
                 )
         if self.task == "binary" and self.data.source == "world":

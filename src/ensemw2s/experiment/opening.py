@@ -78,7 +78,9 @@ class Task:
     def __post_init__(self) -> None:
         for name, allowed in (("kind", ("generation", "binary")), ("head", ("tokens", "classifier"))):
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"unknown task {name} '{getattr(self, name)}': {nearest(getattr(self, name), allowed)}")
+                raise ConfigError(
+                    f"unknown task {name} '{getattr(self, name)}': {nearest(getattr(self, name), allowed)}"
+                )
 
     def rows(self, rows: Sequence[Row], seed: int) -> list[Row]:
         """The rows as the task reads them: for a binary one (question, candidate answer), classes balanced."""
@@ -147,7 +149,9 @@ def open_members(
     if adapter:
         bench.shelf.use_tokenizer("strong", load_tokenizer(folder))
     if adapter or task.kind == "binary":  # a trained classifier's folder is no base model
-        identity = _folder_identity(folder, "") if (folder / CHECKSUMS).is_file() else bench.pretrained("strong").identity
+        identity = (
+            _folder_identity(folder, "") if (folder / CHECKSUMS).is_file() else bench.pretrained("strong").identity
+        )
         member = Expert("strong", identity, folder)
     else:
         member = bench.pretrained("strong")

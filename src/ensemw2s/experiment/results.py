@@ -135,7 +135,7 @@ def _diagnostics(config: Config, outcome: Outcome, bench: StoredBench) -> tuple[
     found = {
         "agreement": signs.pairwise_agreement(tops).tolist(),
         "error_correlation": signs.error_correlation(wrong).tolist(),
-        "effective_share": [signs.effective_share(weights) for weights in history],
+        "effective_share": [signs.effective_share(weights) for weights in boosted.weights],
         "suspicious": _suspicious(outcome, bench),
     }
     return found, signs.warn(boosted.weights, tops, wrong, errors)
@@ -151,7 +151,7 @@ def _suspicious(outcome: Outcome, bench: StoredBench) -> list[dict[str, Any]]:
     owner = boosted.samples.owner.tolist()
     for place, growth in signs.growing_samples(boosted.weights, _SUSPICIOUS):
         row = by_id[table.ids[owner[place] if boosted.samples.level == "token" else place]]
-        entry = {"id": row.id, "question": row.question, "answer": row.answer, "growth": growth}
+        entry: dict[str, Any] = {"id": row.id, "question": row.question, "answer": row.answer, "growth": growth}
         if boosted.samples.level == "token" and not bench.settings.binary:
             tokenizer = bench.tokenizer("weak")
             entry["token"] = tokenizer.decode([int(table.label[place])])
@@ -260,7 +260,7 @@ def _examples(config: Config, outcome: Outcome, bench: StoredBench, measured: Me
     """Training rows token by token: their weights by round, and every expert's vote."""
     if outcome.boosted is None or config.evaluation.examples < 1 or bench.settings.binary:
         return []
-    boosted, tokenizer = outcome.boosted, bench.tokenizer("weak")
+    boosted = outcome.boosted
     rows = outcome.splits.weak_train
     encoded = bench.shelf.encode(rows, "weak", bench.shelf.role_context("weak")).rows
     offsets = token_offsets(encoded).tolist()

@@ -15,9 +15,9 @@ from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.export import export_ensemble, export_student
 from ensemw2s.experiment.identity import numerics
+from ensemw2s.experiment.measuring import write_row_scores
 from ensemw2s.experiment.pipeline import Outcome, run_pipeline
 from ensemw2s.experiment.reporter import Reporter
-from ensemw2s.experiment.measuring import write_row_scores
 from ensemw2s.experiment.results import build_results
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import Store, default_store

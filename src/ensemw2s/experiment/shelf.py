@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ensemw2s.data.binary import CLASSES
-from ensemw2s.data.encoding import Encoded, encode_classes, encode_rows
+from ensemw2s.data.encoding import Encoded, encode_classes, encode_rows, first_answer_token, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.experiment.config import Config
 from ensemw2s.methods.bench import Expert, ModelRole
 from ensemw2s.models.adapters import add_lora, load_expert, save_adapter
-from ensemw2s.models.classes import load_class_model, open_class_model, save_class_model
+from ensemw2s.models.classes import ClassSpec, add_class_lora, load_class_model, open_class_model, save_class_model
 from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_folder, quiet, writing
 
 
@@ -97,26 +97,28 @@ class Shelf:
         name, common = s.name(expert.role), self._common()
         with quiet():
             if s.binary:
-                tokenizer = self.tokenizer(expert.role)
                 if expert.folder is None:
-                    return load_class_model(name, s.head, tokenizer, seed=s.seed, **common)
-                return open_class_model(expert.folder, name, s.head, tokenizer, trainable=trainable, **common)
+                    return load_class_model(name, self._classes(expert.role), seed=s.seed, **common)
+                return open_class_model(expert.folder, name, self._classes(expert.role), trainable=trainable, **common)
             if expert.folder is None:
                 return load_model(name, **common)
             return load_expert(expert.folder, name, trainable=trainable, **common)
 
     def to_train(self, role: ModelRole, start: Expert, seed: int) -> Any:
-        """A model to be trained: the pretrained one with a new adapter where the role is tuned so, or ``start``'s own."""
+        """A model to be trained: the pretrained one with a new adapter where the role is tuned so, or ``start``'s
+        own."""
         s = self.settings
         model = self.fresh(start, trainable=True)
-        return add_lora(model, s.lora, seed) if s.tuning(role) == "lora" and start.folder is None else model
+        if s.tuning(role) != "lora" or start.folder is not None:
+            return model
+        return add_class_lora(model, s.lora, seed) if s.binary else add_lora(model, s.lora, seed)
 
     def save(self, model: Any, role: ModelRole, folder: Path) -> None:
         """Write a trained model as an ordinary folder."""
         s = self.settings
         with quiet(), writing(folder):
             if s.binary:
-                save_class_model(model, folder, tuning=s.tuning(role), base=s.name(role))
+                save_class_model(model, folder, base=s.name(role))
             elif s.tuning(role) == "lora":
                 save_adapter(model, folder, base=s.name(role))
             else:
@@ -144,6 +146,11 @@ class Shelf:
         trust = self.settings.trust_remote_code
         folder = model_folder(self.settings.name(role), trust_remote_code=trust)
         return context_length(SimpleNamespace(config=AutoConfig.from_pretrained(folder, trust_remote_code=trust)))
+
+    def _classes(self, role: ModelRole) -> ClassSpec:
+        s, tokenizer = self.settings, self.tokenizer(role)
+        tokens = tuple(first_answer_token(name, tokenizer, s.task_format) for name in CLASSES)
+        return ClassSpec(CLASSES, s.head, tokens if s.head == "tokens" else None, padding_token(tokenizer))
 
     def _common(self) -> dict[str, Any]:
         s = self.settings

@@ -74,7 +74,8 @@ def bagging(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: i
 
 
 def snapshot_ensemble(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int) -> Members:
-    """One run of ``count`` cycles with a snapshot at the end of each (Huang et al. 2017, arXiv 1704.00109), equal weights.
+    """One run of ``count`` cycles with a snapshot at the end of each (Huang et al. 2017, arXiv 1704.00109), equal "
+    "weights.
 
     A cycle is a whole schedule of ``training``: the learning rate falls to its end and starts again from the peak. The
     optimiser's moments start again too.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -55,7 +54,7 @@ class Members:
     experts: tuple[Expert, ...]
     alphas: tuple[float, ...]
     rule: str = "mean"
-    rule_state: Mapping[str, Any] = MappingProxyType({})
+    rule_state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     preamble: str = ""
 
     @classmethod

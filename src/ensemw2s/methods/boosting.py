@@ -38,7 +38,8 @@ class Boosted:
         rounds: one record a round, dropped experts among them.
         samples: what was weighed: tokens or rows.
         weights: D_t of every round, float64 ``[sample]``, and last the weights that a further round would have had.
-        pretrained_error: ε_0, the unweighted error of the weak model before any training (on the rows ε is measured on).
+        pretrained_error: ε_0, the unweighted error of the weak model before any training (on the rows ε is measured
+            on).
         seconds: training seconds of every round.
         tables: what the kept experts make of the training rows.
         messages: what the user should know (a perfect expert, one no better than the prior ...).
@@ -177,7 +178,8 @@ class _Judge:
             left_out = torch.where(drawn == 0, self.weights, torch.zeros_like(self.weights))
             if not float(left_out.sum()) > 0:
                 raise ConfigError(
-                    f"boost.error_on 'out-of-bag': round {number} drew every one of {len(drawn)} samples, so none is left "
+                    f"boost.error_on 'out-of-bag': round {number} drew every one of {len(drawn)} samples, so none is "
+                    f"left "
                     "to measure the error on; use error_on=train or held-out"
                 )
             return Judged(left_out, wrong), None

@@ -75,7 +75,8 @@ def agreement(labelled: Sequence[Labelled], settings: SelectionSettings) -> list
 
 @SELECTIONS.register("balanced")
 def balanced(labelled: Sequence[Labelled], settings: SelectionSettings) -> list[int]:
-    """The same number of labels for every class, the most confident of each: a teacher's bias towards a class ends here.
+    """The same number of labels for every class, the most confident of each: a teacher's bias towards a class ends "
+    "here.
 
     Raises:
         DataError: the labels are no classes (more than twenty different ones), or only one class was given.
@@ -85,7 +86,8 @@ def balanced(labelled: Sequence[Labelled], settings: SelectionSettings) -> list[
         classes[item.answer.text].append(place)
     if len(classes) > _MOST_CLASSES:
         raise DataError(
-            f"selection 'balanced' needs classes, and the labels are {len(classes)} different texts: use it with yes/no "
+            f"selection 'balanced' needs classes, and the labels are {len(classes)} different texts: use it with "
+            f"yes/no "
             "or few-choice tasks, else 'confident'"
         )
     if len(classes) == 1:

@@ -149,7 +149,9 @@ _student("student", "ensemble", "the strong model, trained on the ensemble's lab
 _student("student_from_weak", "weak", "the strong model, trained on the single weak expert's labels")
 _student("student_from_uniform", "uniform", "the strong model, trained on the uniform ensemble's labels")
 _student("student_from_bagging", "bagging", "the strong model, trained on the bagged ensemble's labels")
-_student("student_from_total", "weak_total", "the strong model, trained on the labels of the longest trained weak model")
+_student(
+    "student_from_total", "weak_total", "the strong model, trained on the labels of the longest trained weak model"
+)
 SYSTEMS.register("student_iterated")(
     System(
         _iterated, "student", "a fresh strong model, trained on the labels that the student before it gave",

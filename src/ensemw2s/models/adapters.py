@@ -50,11 +50,17 @@ class LoraSettings:
             raise ConfigError('lora.target_modules is empty: name layers, or use "all-linear"')
 
 
-def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int) -> PeftModel:
+def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int, *, head: str | None = None) -> PeftModel:
     """Put a fresh adapter on a model and freeze everything else. The model is changed in place.
 
     B starts at 0, so the function is unchanged at first; A is drawn from ``seed`` alone, and torch's global
     generator is left as it was.
+
+    Args:
+        model: the base model.
+        settings: rank, scale, layers.
+        seed: of A.
+        head: name of a classifier head, which is trained whole and saved with the adapter; None for language models.
 
     Raises:
         ConfigError: ``target_modules`` names no layer of this model.
@@ -70,7 +76,8 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int) -> PeftM
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
+        modules_to_save=None if head is None else [head],
     )
     with torch.random.fork_rng(devices=_cuda_devices(model)), _quiet_peft():
         torch.manual_seed(derive_seed(seed, "lora"))
@@ -159,6 +166,7 @@ def load_expert(
     dtype: str = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
+    trainable: bool = False,
 ) -> Any:
     """Load an expert from a full model folder or from an adapter folder on its base model.
 
@@ -168,6 +176,7 @@ def load_expert(
         dtype: see ``load_model``.
         device: see ``load_model``.
         trust_remote_code: see ``load_model``.
+        trainable: an adapter's weights are trainable again.
 
     Returns:
         A ``PreTrainedModel``, or a ``PeftModel`` for an adapter, in evaluation mode.
@@ -182,7 +191,7 @@ def load_expert(
     if not name:
         raise ModelError(f"the adapter in {path} names no base model: give it")
     model = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    return load_adapter(model, path)
+    return load_adapter(model, path, trainable=trainable)
 
 
 def _cuda_devices(model: torch.nn.Module) -> list[int]:

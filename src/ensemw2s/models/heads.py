@@ -17,7 +17,8 @@ def answer_logits(
     A model without a recognisable output layer computes all logits, which are picked afterwards: same result.
 
     Args:
-        model: a causal LM of transformers, with or without PEFT adapters.
+        model: a causal LM of transformers, with or without PEFT adapters; or a class model, whose vocabulary are
+            classes.
         input_ids: int64 ``[batch, seq]``.
         attention_mask: int64 ``[batch, seq]``, 1 on real tokens, or None where there is no padding.
         positions: int64 ``[m]``, flat indices ``row * seq + column`` into the batch. The logits at a column predict
@@ -27,6 +28,10 @@ def answer_logits(
     Returns:
         Logits ``[m, vocab]`` in the model's dtype, in the order of ``positions``.
     """
+    class_logits = getattr(model, "class_logits", None)
+    if callable(class_logits):  # a class model (`classes`) reads its hidden states out in a way of its own
+        found: Tensor = class_logits(input_ids, attention_mask, positions)
+        return found
     picked = False
 
     def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ensemw2s.data.targets import SoftTargets
 from ensemw2s.errors import DataError
 from ensemw2s.seeds import numpy_generator
 from ensemw2s.training.settings import TrainSettings
@@ -31,6 +32,8 @@ class MicroBatch(NamedTuple):
         positions: int64 ``[m]``, indices into the flattened ``[batch * seq]`` that predict the labels.
         labels: int64 ``[m]``.
         weights: float32 ``[m]``, above 0.
+        soft_ids: int64 ``[m, k]``, a teacher's likeliest tokens; None without soft labels.
+        soft_probs: float32 ``[m, k]``, their probabilities.
     """
 
     input_ids: Tensor
@@ -38,12 +41,14 @@ class MicroBatch(NamedTuple):
     positions: Tensor
     labels: Tensor
     weights: Tensor
+    soft_ids: Tensor | None = None
+    soft_probs: Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device."""
         if device.type == "cpu":
             return self
-        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return MicroBatch(*(None if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,7 @@ class FlatRows:
         target_labels: int64.
         target_weights: float32, above 0.
         pad_token_id: fills the right of a batch; its value cannot matter.
+        soft: a teacher's distributions over the targets, or None.
     """
 
     tokens: np.ndarray
@@ -69,6 +75,7 @@ class FlatRows:
     target_labels: np.ndarray
     target_weights: np.ndarray
     pad_token_id: int
+    soft: SoftTargets | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -89,19 +96,24 @@ class FlatRows:
             torch.from_numpy(owner * len(columns) + self.target_positions[targets]),
             torch.from_numpy(self.target_labels[targets]),
             torch.from_numpy(self.target_weights[targets]),
+            *(() if self.soft is None else (part[torch.from_numpy(targets)] for part in self.soft)),
         )
 
 
-def flatten_rows(encoded: Sequence[EncodedRow], token_weights: Tensor | None, pad_token_id: int) -> FlatRows:
+def flatten_rows(
+    encoded: Sequence[EncodedRow], token_weights: Tensor | None, pad_token_id: int, soft: SoftTargets | None = None
+) -> FlatRows:
     """Check and flatten encoded rows.
 
     Args:
         encoded: rows; answer tokens are ``input_ids[prompt_length:]``.
         token_weights: float ``[token]`` over all answer tokens, row after row; None is 1 everywhere.
         pad_token_id: any valid id.
+        soft: a teacher's distributions over all answer tokens, or None.
 
     Raises:
-        DataError: no rows, a row without prompt or answer tokens, weights of another length, negative or not finite,
+        DataError: soft labels of another number of tokens, no rows, a row without prompt or answer tokens, weights
+        of another length, negative or not finite,
             or all 0.
     """
     if not encoded:
@@ -112,7 +124,10 @@ def flatten_rows(encoded: Sequence[EncodedRow], token_weights: Tensor | None, pa
     for bad, what in ((prompts < 1, "prompt"), (answers < 1, "answer")):
         if bad.any():
             raise DataError(f"row {encoded[int(bad.argmax())].id!r} has no {what} tokens; every row needs at least one")
-    weights = _checked_weights(token_weights, int(answers.sum()))
+    count = int(answers.sum())
+    weights = _checked_weights(token_weights, count)
+    if soft is not None and len(soft.ids) != count:
+        raise DataError(f"soft labels are given for {len(soft.ids)} tokens, but the rows have {count} answer tokens")
     tokens = np.fromiter((token for row in encoded for token in row.input_ids), np.int64, int(lengths.sum()))
     starts = np.cumsum(lengths) - lengths
     # One entry per answer token, then only the active ones.
@@ -131,6 +146,7 @@ def flatten_rows(encoded: Sequence[EncodedRow], token_weights: Tensor | None, pa
         target_labels=tokens[starts[owner] + place],
         target_weights=weights,
         pad_token_id=pad_token_id,
+        soft=None if soft is None else SoftTargets(*(part[torch.from_numpy(active)] for part in soft)),
     )
 
 

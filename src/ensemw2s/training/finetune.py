@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemw2s.errors import ModelError
+from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.seeds import derive_seed
 from ensemw2s.training.batches import FlatRows, flatten_rows, plan_epoch
 from ensemw2s.training.forward import plain_logits, short_logits, shortcut_agrees
-from ensemw2s.training.losses import LOSSES, Loss
+from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings
 from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate_factor
 
 if TYPE_CHECKING:
     from ensemw2s.data.encoding import EncodedRow
+    from ensemw2s.data.targets import SoftTargets
 
 #: Called after every optimiser step with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -60,7 +61,8 @@ def fine_tune(
     pad_token_id: int,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
-    loss: str = "cross_entropy",
+    loss: str | LossSettings = "cross_entropy",
+    soft: SoftTargets | None = None,
 ) -> TrainResult:
     """Train the model's trainable parameters in place on weighted answer tokens.
 
@@ -78,21 +80,28 @@ def fine_tune(
         pad_token_id: any valid token id.
         device: where to train; None leaves the model where it is.
         progress: called after every step with (steps done, steps in all).
-        loss: a name in ``LOSSES``.
+        loss: its settings, or only a name in ``LOSSES``.
+        soft: a teacher's distributions over all answer tokens of ``encoded``, where the loss wants them.
 
     Raises:
-        DataError: rows or weights that cannot be trained on.
-        ConfigError: unknown loss.
+        DataError: rows, weights or soft labels that cannot be trained on.
+        ConfigError: unknown loss, one that wants soft labels without any, or soft labels of other tokens.
         ModelError: nothing is trainable, or float16 weights.
         TrainingDiverged: a loss, gradient or weight is not finite.
     """
     start = time.perf_counter()
-    loss_function = LOSSES.get(loss)
-    rows = flatten_rows(encoded, token_weights, pad_token_id)
+    loss_settings = LossSettings(loss) if isinstance(loss, str) else loss
+    if loss_settings.needs_soft and soft is None:
+        raise ConfigError(
+            f"loss '{loss_settings.name}' with targets '{loss_settings.targets}' learns from a teacher's "
+            f"probabilities, "
+            "and there are none: train from an ensemble's labels, or use loss.name=cross_entropy, loss.targets=hard"
+        )
+    rows = flatten_rows(encoded, token_weights, pad_token_id, soft if loss_settings.needs_soft else None)
     if device is not None:
         model.to(device)
     with _training_mode(model, settings, seed) as autocast:
-        run = _Run(model, rows, settings, seed, loss_function, autocast)
+        run = _Run(model, rows, settings, seed, loss_settings, autocast)
         tokens, answer_tokens, losses = run.train(progress)
     return TrainResult(len(losses), tokens, answer_tokens, time.perf_counter() - start, losses)
 
@@ -106,11 +115,11 @@ class _Run:
         rows: FlatRows,
         settings: TrainSettings,
         seed: int,
-        loss_function: Loss,
+        loss_settings: LossSettings,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]],
     ) -> None:
         self.model, self.rows, self.settings, self.seed = model, rows, settings, seed
-        self.loss_function, self.autocast = loss_function, autocast
+        self.loss, self.loss_settings, self.autocast = LOSSES.get(loss_settings.name), loss_settings, autocast
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.parameters[0].device
         self.optimizer = make_optimizer(self.parameters, settings)
@@ -130,7 +139,7 @@ class _Run:
         for step, batch in zip(range(steps), self._batches(), strict=False):
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * learning_rate_factor(settings, step, steps)
-            pending.append(self._step(batch))
+            pending.append(self._step(batch, step / steps))
             tokens += int(rows.lengths[batch].sum())
             answer_tokens += int(target_counts[batch].sum())
             if len(pending) == _CHECK_EVERY or step + 1 == steps:
@@ -147,14 +156,16 @@ class _Run:
             yield from plan_epoch(self.rows.lengths, self.settings, self.seed, epoch)
             epoch += 1
 
-    def _step(self, batch: np.ndarray) -> Tensor:
+    def _step(self, batch: np.ndarray, progress: float) -> Tensor:
         """One optimiser step; returns the mean loss and the gradient's norm, float32 ``[2]``, still on the device."""
         size = self.settings.micro_batch_size or len(batch)
         sums, totals = [], []
         for start in range(0, len(batch), size):
             micro = self.rows.micro_batch(batch[start : start + size]).to(self.device)
             with self.autocast():
-                summed, total = self.loss_function(self.logits(self.model, micro), micro.labels, micro.weights)
+                logits = self.logits(self.model, micro)
+                seen = LossBatch(logits, micro.labels, micro.weights, micro.soft_ids, micro.soft_probs, progress)
+                summed, total = self.loss(seen, self.loss_settings)
             summed.backward()
             sums.append(summed.detach())
             totals.append(total)

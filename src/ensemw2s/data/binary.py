@@ -1,0 +1,115 @@
+"""Yes/no rows: (question, candidate answer) -> is it right? Made from multiple-choice rows, classes balanced.
+
+The setting of the weak-to-strong literature (Burns et al. 2023, arXiv 2312.09390; EnsemW2S, section 5): one candidate a
+question, half of them the right answer, half a wrong one. Rows that ask yes/no already (BoolQ) are balanced only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ensemw2s.data.rows import Row
+from ensemw2s.errors import DataError
+from ensemw2s.seeds import unit_hash
+
+CLASSES = ("no", "yes")
+_WORDS = {"no": "no", "false": "no", "0": "no", "yes": "yes", "true": "yes", "1": "yes"}
+
+
+def to_yes_no(rows: Sequence[Row], *, seed: int, purpose: str = "") -> tuple[list[Row], dict[str, int]]:
+    """Rows as a binary task.
+
+    A row with choices becomes one question about one candidate. Rows with a known answer are ranked by a seeded hash:
+    every other one gets its right answer, the rest a wrong choice, so that the classes are equal within one row. A
+    row without an answer gets any of its choices. Rows that are yes/no already keep their question; of the larger class
+    as many are left out, by hash, as the smaller one lacks (only where all answers are known).
+
+    Args:
+        rows: multiple-choice or yes/no rows.
+        seed: of the hashes.
+        purpose: tells apart draws for several sets of rows.
+
+    Returns:
+        Rows with choices ("no", "yes"), in the order given, and counts of what was left out, in words.
+
+    Raises:
+        DataError: a row that is neither, one with a single choice, or labelled rows of one class only.
+    """
+    plain = [row for row in rows if _is_yes_no(row)]
+    choosing = [row for row in rows if not _is_yes_no(row)]
+    made = {row.id: _kept(row) for row in plain} | _candidates(choosing, seed, purpose)
+    report: dict[str, int] = {}
+    left_out = _surplus([made[row.id] for row in plain], seed, purpose)
+    if left_out:
+        report["yes/no rows left out to balance the classes"] = len(left_out)
+    found = [made[row.id] for row in rows if row.id not in left_out]
+    answers = {row.answer for row in found if row.answer is not None}
+    if len(answers) == 1 and len(found) > 1:
+        raise DataError(
+            f"every one of {len(found)} yes/no rows has the answer {answers.pop()!r}: a binary task needs both classes"
+        )
+    return found, report
+
+
+def _is_yes_no(row: Row) -> bool:
+    if row.choices:
+        return sorted(choice.strip().lower() for choice in row.choices) in (["no", "yes"], ["false", "true"])
+    if row.answer is None:
+        return True  # an unlabelled question without choices can only be one
+    if row.answer.strip().lower() in _WORDS:
+        return True
+    raise DataError(
+        f"row '{row.id}' has no choices and its answer {row.answer[:40]!r} is neither yes nor no: a binary task needs "
+        f"rows "
+        "with choices, or yes/no answers"
+    )
+
+
+def _kept(row: Row) -> Row:
+    answer = None if row.answer is None else _WORDS[row.answer.strip().lower()]
+    return dataclasses.replace(row, answer=answer, choices=CLASSES)
+
+
+def _surplus(rows: Sequence[Row], seed: int, purpose: str) -> set[str]:
+    """Ids of labelled rows beyond the number of the smaller class."""
+    if any(row.answer is None for row in rows):
+        return set()
+    sides = {name: [row.id for row in rows if row.answer == name] for name in CLASSES}
+    least = min(map(len, sides.values()))
+    if least == 0:
+        return set()
+    out: set[str] = set()
+    for ids in sides.values():
+        ranked = sorted(ids, key=lambda row_id: (unit_hash(seed, "binary", purpose, "balance", row_id), row_id))
+        out |= set(ranked[least:])
+    return out
+
+
+def _candidates(rows: Sequence[Row], seed: int, purpose: str) -> dict[str, Row]:
+    for row in rows:
+        if len(row.choices or ()) < 2:
+            raise DataError(f"row '{row.id}' has a single choice: a binary task needs a wrong one beside the right one")
+
+    def draw(row: Row, what: str) -> float:
+        return unit_hash(seed, "binary", purpose, what, row.id)
+
+    known = sorted((row for row in rows if row.answer is not None), key=lambda row: (draw(row, "rank"), row.id))
+    # Which class gets the odd row is drawn too, or small splits would lean to one side.
+    first = int(unit_hash(seed, "binary", purpose, "odd") < 0.5)
+    made = {}
+    for place, row in enumerate(known):
+        right = (place + first) % 2 == 0
+        wrong = [choice for choice in row.choices or () if choice != row.answer]
+        candidate = row.answer if right or not wrong else wrong[int(draw(row, "wrong") * len(wrong))]
+        made[row.id] = _asked(row, candidate or "", "yes" if candidate == row.answer else "no")
+    for row in rows:
+        if row.answer is None and row.choices:
+            made[row.id] = _asked(row, row.choices[int(draw(row, "any") * len(row.choices))], None)
+    return made
+
+
+def _asked(row: Row, candidate: str, answer: str | None) -> Row:
+    question = f"{row.question}\nProposed answer: {candidate}\nIs the proposed answer right, yes or no?"
+    raw = {**row.raw, "candidate": candidate}
+    return dataclasses.replace(row, question=question, answer=answer, choices=CLASSES, raw=raw)

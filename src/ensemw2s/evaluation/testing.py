@@ -1,0 +1,220 @@
+"""Tests: p-values of paired differences, Holm's correction, equivalence, and what a test could have seen at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from scipy import optimize, stats
+
+from ensemw2s.errors import ConfigError, DataError
+from ensemw2s.evaluation.intervals import CONFIDENCE, RESAMPLES, Interval, bootstrap, ratio_of_sums
+from ensemw2s.evaluation.rowscores import RowScores, same_rows
+from ensemw2s.seeds import numpy_generator
+
+K = TypeVar("K", bound=Hashable)
+FLIPS = 10_000
+MANY = 50  # rows from which the permutation distribution is normal enough
+
+
+class Equivalence(NamedTuple):
+    """Two one-sided tests (Schuirmann 1987).
+
+    Attributes:
+        value: the difference.
+        low, high: its interval at confidence 1 - 2·alpha: inside ±margin exactly when the two are equivalent.
+        margin: the largest difference that does not matter.
+        p: the larger of the two one-sided p-values.
+        equivalent: p < alpha.
+    """
+
+    value: float
+    low: float
+    high: float
+    margin: float
+    p: float
+    equivalent: bool
+
+
+def paired_p_value(a: RowScores, b: RowScores, *, seed: int = 0) -> float:
+    """Two-sided p-value of "``a`` and ``b`` are equally good on rows like these".
+
+    Rows that are right or wrong: the exact McNemar test (the binomial test of the rows on which they differ).
+    Others: the
+    permutation test that flips which system a row's result belongs to; from ``MANY`` rows on by the normal law that
+    its distribution then has (mean 0, variance the sum of squared differences), below by ``FLIPS`` draws.
+
+    Raises:
+        DataError: the two do not hold the same ids, or there are none.
+    """
+    one, other = same_rows(a, b)
+    if one.is_binary and other.is_binary:
+        ahead, behind = int((one.correct > other.correct).sum()), int((one.correct < other.correct).sum())
+        return 1.0 if ahead + behind == 0 else float(stats.binomtest(ahead, ahead + behind, 0.5).pvalue)
+    # With equal totals a row's difference is what may flip; the ratio of sums is then linear in the flips.
+    gap = (one.correct / one.total.sum()) - (other.correct / other.total.sum())
+    seen = abs(gap.sum())
+    if not gap.any():
+        return 1.0
+    if len(gap) >= MANY:
+        return float(2 * stats.norm.sf(seen / math.sqrt((gap * gap).sum())))
+    signs = numpy_generator(seed, "flips", len(gap)).integers(0, 2, size=(FLIPS, len(gap))) * 2 - 1
+    hits = int((np.abs(signs @ gap) >= seen - 1e-12).sum())
+    return (hits + 1) / (FLIPS + 1)
+
+
+def holm(p_values: Mapping[K, float]) -> dict[K, float]:
+    """Adjusted p-values (Holm 1979): reject all below alpha, and the chance of any false rejection is at most alpha.
+
+    Raises:
+        DataError: a p-value outside [0, 1].
+    """
+    for name, p in p_values.items():
+        if not 0 <= p <= 1:
+            raise DataError(f"the p-value of {name} is {p}; it must lie between 0 and 1")
+    ranked = sorted(p_values, key=lambda name: p_values[name])
+    adjusted, largest = {}, 0.0
+    for place, name in enumerate(ranked):
+        largest = max(largest, min(1.0, (len(ranked) - place) * p_values[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+def equivalence_over_rows(a: RowScores, b: RowScores, margin: float, alpha: float = 0.05) -> Equivalence:
+    """Is ``a`` within ±margin of ``b``? By the normal approximation of the paired difference over rows.
+
+    Raises:
+        ConfigError: margin or alpha out of range.
+        DataError: the two do not hold the same ids, or there are none.
+    """
+    _check_margin(margin, alpha)
+    pair = same_rows(a, b)
+    value = a.value - b.value
+    draws = bootstrap(pair, lambda sums: ratio_of_sums(sums[:1]) - ratio_of_sums(sums[1:]), seed=0, resamples=RESAMPLES)
+    # No row differs: the Wilson bound for 0 of n stands in for a spread of zero.
+    error = max(float(draws.std()), 1 / (len(a) + stats.norm.isf(alpha) ** 2))
+    return _two_one_sided(value, error, margin, alpha, stats.norm)
+
+
+def equivalence_over_seeds(a: Sequence[float], b: Sequence[float], margin: float, alpha: float = 0.05) -> Equivalence:
+    """The same over seeds, by Student's t on the paired differences.
+
+    Raises:
+        ConfigError: margin or alpha out of range.
+        DataError: fewer than two seeds, or lists of different lengths.
+    """
+    _check_margin(margin, alpha)
+    gaps = paired_gaps(a, b)
+    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    return _two_one_sided(float(gaps.mean()), error, margin, alpha, stats.t(len(gaps) - 1))
+
+
+def minimal_detectable_difference(n: int, discordant: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true paired difference that McNemar's test on n rows would find with this power.
+
+    Solves  sqrt(n)·d = z_{alpha/2}·sqrt(π) + z_{power}·sqrt(π - d²)  for d (Connor 1987), π being the share of rows on
+    which the two systems differ: d cannot exceed π, and where even that would be missed π is returned.
+
+    Raises:
+        DataError: n below 1.
+        ConfigError: discordant outside (0, 1], power or alpha outside (0, 1).
+    """
+    if n < 1:
+        raise DataError(f"no detectable difference for {n} rows; give at least one")
+    for name, value in (("power", power), ("alpha", alpha)):
+        if not 0 < value < 1:
+            raise ConfigError(f"{name} is {value}; it must lie between 0 and 1")
+    if not 0 < discordant <= 1:
+        raise ConfigError(f"the share of discordant rows is {discordant}; it must lie in (0, 1]")
+    z_alpha, z_power = stats.norm.isf(alpha / 2), stats.norm.ppf(power)
+
+    def missing(d: float) -> float:
+        needed = z_alpha * math.sqrt(discordant) + z_power * math.sqrt(max(discordant - d * d, 0.0))
+        return math.sqrt(n) * d - float(needed)
+
+    return discordant if missing(discordant) < 0 else float(optimize.brentq(missing, 0.0, discordant))
+
+
+def minimal_detectable_over_seeds(sd: float, seeds: int, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true paired difference that a t-test over seeds would find with this power (noncentral t).
+
+    Args:
+        sd: standard deviation of the paired differences over seeds.
+        seeds: how many, at least 2.
+        power: wanted.
+        alpha: two-sided level.
+
+    Raises:
+        DataError: fewer than two seeds, or a negative sd.
+        ConfigError: power or alpha outside (0, 1).
+    """
+    if seeds < 2 or not sd >= 0:
+        raise DataError(f"no detectable difference for {seeds} seeds with sd {sd}; give at least two seeds and sd >= 0")
+    for name, value in (("power", power), ("alpha", alpha)):
+        if not 0 < value < 1:
+            raise ConfigError(f"{name} is {value}; it must lie between 0 and 1")
+    cut = stats.t.isf(alpha / 2, seeds - 1)
+
+    def missing(shift: float) -> float:
+        found = stats.nct.sf(cut, seeds - 1, shift) + stats.nct.cdf(-cut, seeds - 1, shift)
+        return float(found) - power
+
+    high = 1.0
+    while missing(high) < 0:
+        high *= 2
+    return float(optimize.brentq(missing, 0.0, high)) * sd / math.sqrt(seeds)
+
+
+def two_sample_difference(a: RowScores, b: RowScores, confidence: float = CONFIDENCE) -> Interval:
+    """``a`` minus ``b`` over different rows, such as the loss from the easy to the hard test.
+
+    Proportions: Newcombe's interval (1998, method 10, from two Wilson intervals). Others: the two-sample bootstrap.
+
+    Raises:
+        DataError: one of them has no rows.
+    """
+    from ensemw2s.evaluation.intervals import score_interval
+
+    value = a.value - b.value
+    if a.is_binary and b.is_binary:
+        first, second = score_interval(a, confidence=confidence), score_interval(b, confidence=confidence)
+        low = value - math.hypot(first.value - first.low, second.high - second.value)
+        high = value + math.hypot(first.high - first.value, second.value - second.low)
+        return Interval(value, low, high, len(a) + len(b))
+    draws = bootstrap([a], ratio_of_sums, seed=0) - bootstrap([b], ratio_of_sums, seed=1)
+    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(value, min(float(low), value), max(float(high), value), len(a) + len(b))
+
+
+def paired_gaps(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    """A - b by seed, float64 ``[seed]``.
+
+    Raises:
+        DataError: lists of different lengths, fewer than two seeds, or a value that is not finite.
+    """
+    if len(a) != len(b):
+        raise DataError(f"{len(a)} and {len(b)} seeds cannot be paired; give both for the same seeds")
+    if len(a) < 2:
+        raise DataError(f"{len(a)} seed has no spread over seeds; run at least two")
+    gaps = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if not np.isfinite(gaps).all():
+        raise DataError(f"scores over seeds must be finite, got differences {gaps.tolist()}")
+    return gaps
+
+
+def _check_margin(margin: float, alpha: float) -> None:
+    if not margin > 0:
+        raise ConfigError(f"the equivalence margin is {margin}; it must be above 0, say 0.02 for two points")
+    if not 0 < alpha < 0.5:
+        raise ConfigError(f"alpha is {alpha}; it must lie between 0 and 0.5")
+
+
+def _two_one_sided(value: float, error: float, margin: float, alpha: float, law: stats.rv_continuous) -> Equivalence:
+    half = float(law.isf(alpha)) * error
+    if error == 0:  # equal differences everywhere
+        p = 0.0 if abs(value) < margin else 1.0
+    else:
+        p = float(max(law.sf((value + margin) / error), law.cdf((value - margin) / error)))
+    return Equivalence(value, value - half, value + half, margin, p, p < alpha)
