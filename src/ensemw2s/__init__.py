@@ -2,7 +2,7 @@
 
 The public names, loaded when first used (importing the package is light):
 
-``run`` a whole study; ``boost``, ``label``, ``train_student``, ``evaluate``, ``generate`` its steps;
+``run`` a whole experiment, ``study`` a grid of them; ``rate``, ``boost``, ``label``, ``train_student``, ``evaluate``, ``generate`` its steps;
 ``read_rows``, ``Row``, ``TaskFormat``, ``TrainSettings``, ``BoostSettings``, ``Ensemble`` what they work on.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ensemw2s.api import boost, evaluate, generate, label, run, train_student
+    from ensemw2s.api import boost, evaluate, generate, label, rate, run, study, train_student
     from ensemw2s.boosting.rounds import BoostSettings
     from ensemw2s.data.formatting import TaskFormat
     from ensemw2s.data.rows import Row
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ensemw2s.training.settings import TrainSettings
 
 _WHERE = {
-    "boost": "api", "evaluate": "api", "generate": "api", "label": "api", "run": "api", "train_student": "api",
+    "boost": "api", "evaluate": "api", "generate": "api", "label": "api", "rate": "api", "run": "api",
+    "study": "api", "train_student": "api",
     "BoostSettings": "boosting.rounds", "TaskFormat": "data.formatting", "Row": "data.rows",
     "read_rows": "data.sources", "Ensemble": "ensemble.model", "TrainSettings": "training.settings",
 }  # fmt: skip
@@ -35,8 +36,10 @@ __all__ = [
     "evaluate",
     "generate",
     "label",
+    "rate",
     "read_rows",
     "run",
+    "study",
     "train_student",
 ]
 

@@ -29,11 +29,13 @@ from ensemw2s.experiment.identity import versions
 from ensemw2s.experiment.measuring import measure_rows, metric_interval, right_answers
 from ensemw2s.experiment.opening import Machine, Opened, Task, as_teacher, open_members
 from ensemw2s.experiment.presets import load_config
+from ensemw2s.experiment.rating import Rated, rate_rows
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.run import execute, label_record
 from ensemw2s.experiment.sources import load_rows
 from ensemw2s.methods.bench import Answer
 from ensemw2s.methods.boosting import boost_experts
+from ensemw2s.methods.rating import By
 from ensemw2s.methods.rules import check_rule
 from ensemw2s.methods.students import train_student as train_on_rows
 from ensemw2s.models.adapters import LoraSettings
@@ -323,6 +325,27 @@ def generate(
     opened.bench.settings = dataclasses.replace(opened.bench.settings, task_format=form)
     row = Row(id="prompt", question=prompt)
     return opened.bench.answer(opened.members, [row], purpose="prompt")["prompt"].text, told
+
+
+def rate(
+    rows: Rows,
+    models: str | Sequence[str],
+    out: str | Path | None = None,
+    *,
+    folds: int = 5,
+    by: By = "loss",
+    training: TrainSettings | None = None,
+    task_format: TaskFormat | None = None,
+    seed: int = 0,
+    machine: Machine | None = None,
+    reporter: Reporter | None = None,
+) -> Rated:
+    """Rate labelled rows by cross-fitted reference models; see ``experiment.rating.rate_rows``."""
+    names = [models] if isinstance(models, str) else list(models)
+    return rate_rows(
+        as_rows(rows), names, Path(out) if out is not None else None, folds=folds, by=by, training=training,
+        task_format=task_format, seed=seed, machine=machine, reporter=reporter,
+    )  # fmt: skip
 
 
 def as_rows(rows: Rows, *, need_answer: bool = True) -> list[Row]:

@@ -34,16 +34,16 @@ def to_yes_no(rows: Sequence[Row], *, seed: int, purpose: str = "") -> tuple[lis
         Rows with choices ("no", "yes"), in the order given, and counts of what was left out, in words.
 
     Raises:
-        DataError: a row that is neither, one with a single choice, or labelled rows of one class only.
+        DataError: no row that can be asked so, one with a single choice, or labelled rows of one class only.
     """
-    plain = [row for row in rows if _is_yes_no(row)]
-    choosing = [row for row in rows if not _is_yes_no(row)]
+    usable, report = askable(rows)
+    plain = [row for row in usable if _is_yes_no(row)]
+    choosing = [row for row in usable if not _is_yes_no(row)]
     made = {row.id: _kept(row) for row in plain} | _candidates(choosing, seed, purpose)
-    report: dict[str, int] = {}
     left_out = _surplus([made[row.id] for row in plain], seed, purpose)
     if left_out:
         report["yes/no rows left out to balance the classes"] = len(left_out)
-    found = [made[row.id] for row in rows if row.id not in left_out]
+    found = [made[row.id] for row in usable if row.id not in left_out]
     answers = {row.answer for row in found if row.answer is not None}
     if len(answers) == 1 and len(found) > 1:
         raise DataError(
@@ -52,18 +52,27 @@ def to_yes_no(rows: Sequence[Row], *, seed: int, purpose: str = "") -> tuple[lis
     return found, report
 
 
+def askable(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
+    """The rows that have choices or a yes/no answer, and in words how many have neither.
+
+    Raises:
+        DataError: none has.
+    """
+    found = [row for row in rows if row.choices or row.answer is None or row.answer.strip().lower() in _WORDS]
+    if rows and not found:
+        raise DataError(
+            f"none of {len(rows)} rows has choices or a yes/no answer (the first answer is {rows[0].answer!r}): a binary "
+            "task needs one or the other"
+        )
+    missing = len(rows) - len(found)
+    return found, {"rows without choices, left out of the binary task": missing} if missing else {}
+
+
 def _is_yes_no(row: Row) -> bool:
+    """Whether a row asks yes or no itself; an unlabelled question without choices can only be one."""
     if row.choices:
         return sorted(choice.strip().lower() for choice in row.choices) in (["no", "yes"], ["false", "true"])
-    if row.answer is None:
-        return True  # an unlabelled question without choices can only be one
-    if row.answer.strip().lower() in _WORDS:
-        return True
-    raise DataError(
-        f"row '{row.id}' has no choices and its answer {row.answer[:40]!r} is neither yes nor no: a binary task needs "
-        f"rows "
-        "with choices, or yes/no answers"
-    )
+    return True
 
 
 def _kept(row: Row) -> Row:

@@ -17,6 +17,8 @@ from ensemw2s.registry import Registry
 
 Count = Callable[[Row], float | None]
 
+_WORDS = {"low": 1.0, "easy": 1.0, "medium": 2.0, "high": 3.0, "hard": 3.0}
+
 COUNTS: Registry[Count] = Registry("difficulty counts")
 
 
@@ -75,14 +77,20 @@ def from_ratings(rows: Sequence[Row], ratings: Mapping[str, float]) -> list[Row]
 
 
 def rate_by(rows: Sequence[Row], how: str) -> list[Row]:
-    """Rows rated by the name of a count, or by a file of ratings with ``id`` and ``difficulty`` (or ``rating``) "
-    "columns.
+    """Rows rated by the name of a count, or by a file of ratings joined on ``id``.
+
+    Args:
+        rows: to be rated; those the file does not know stay without a difficulty.
+        how: a name in ``COUNTS``; or ``FILE`` with a column ``difficulty`` or ``rating``; or ``FILE:column``. Ratings are
+            numbers, or the words low, medium, high (or easy, medium, hard), which become 1, 2, 3.
 
     Raises:
         DataError: neither of both, a file without those columns, no row rated, or the same rating for every row.
     """
-    if is_data_file(how):
-        rated = from_ratings(rows, _read_ratings(Path(how)))
+    path, _, column = how.rpartition(":")
+    if is_data_file(how) or is_data_file(path):
+        file, wanted = (how, None) if is_data_file(how) else (path, column)
+        rated = from_ratings(rows, _read_ratings(Path(file), wanted))
     elif how in COUNTS:
         rated = count_difficulty(rows, how)
     else:
@@ -95,15 +103,19 @@ def rate_by(rows: Sequence[Row], how: str) -> list[Row]:
     return rated
 
 
-def _read_ratings(path: Path) -> dict[str, float]:
+def _read_ratings(path: Path, wanted: str | None) -> dict[str, float]:
     ratings: dict[str, float] = {}
     for place, record in read_records(path):
-        column = next((name for name in ("difficulty", "rating") if name in record), None)
+        column = next((name for name in ([wanted] if wanted else ["difficulty", "rating"]) if name in record), None)
         if "id" not in record or column is None:
-            raise DataError(f"{place}: a rating needs the columns 'id' and 'difficulty', found {', '.join(record)}")
-        value = difficulty_number(record[column], place)
-        if value is not None:
-            ratings[str(record["id"])] = value
+            need = f"'{wanted}'" if wanted else "'difficulty' or 'rating' (or name one: FILE:column)"
+            raise DataError(f"{place}: a rating needs the columns 'id' and {need}, found {', '.join(record)}")
+        value = record[column]
+        if isinstance(value, str) and value.strip().lower() in _WORDS:
+            value = _WORDS[value.strip().lower()]
+        number = difficulty_number(value, place)
+        if number is not None:
+            ratings[str(record["id"])] = number
     return ratings
 
 

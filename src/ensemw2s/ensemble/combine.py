@@ -191,6 +191,10 @@ def mean(log_probs: Tensor, alphas: Tensor) -> Tensor:
     Raises:
         ConfigError: unusable alphas, see :func:`check_alphas`.
     """
+    return _mean(log_probs, alphas)
+
+
+def _mean(log_probs: Tensor, alphas: Tensor) -> Tensor:
     log_probs, weights = _prepare(log_probs, alphas)
     return torch.logsumexp(log_probs + weights.log(), dim=0)
 
@@ -242,7 +246,7 @@ def uniform(log_probs: Tensor, alphas: Tensor) -> Tensor:
         ConfigError: unusable alphas, see :func:`check_alphas`: they are checked although they are not used.
     """
     check_alphas(alphas, log_probs.shape[0])
-    return mean(log_probs, torch.ones(log_probs.shape[0], dtype=torch.float64))
+    return _mean(log_probs, torch.ones(log_probs.shape[0], dtype=torch.float64))
 
 
 # The rules that are objects register themselves; they need what stands above.

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.data.binary import to_yes_no
+from ensemw2s.data.binary import askable, to_yes_no
 from ensemw2s.data.difficulty import rate_by
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import is_data_file, read_rows
@@ -35,6 +35,8 @@ def _given(config: Config) -> Splits:
         rows = rows[: data.limit]
     if data.difficulty is not None:
         rows = rate_by(rows, data.difficulty)
+    if config.task == "binary":  # before the cut, so that the splits have the sizes asked for
+        rows, _ = askable(rows)
     given = {name: getattr(data, name) for name in ("pool", "test_id", "test_ood", "validation")}
     named = {name: path for name, path in given.items() if path}
     if not named:
