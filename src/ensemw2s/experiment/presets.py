@@ -45,14 +45,37 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
 
 
 def _read(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if not path.is_file() and str(source) in preset_names():
+        return read_preset(str(source))
+    return base_settings(path)
+
+
+def base_settings(source: str | Path) -> dict[str, Any]:
+    """Settings of a preset by name, or of a YAML file laid over the preset it names.
+
+    Raises:
+        ConfigError: no such file or preset, or not YAML.
+    """
+    if isinstance(source, str) and source in preset_names():
+        return read_preset(source)
+    path = Path(source)
+    settings = read_yaml(path)
+    base = read_preset(settings["preset"]) if isinstance(settings.get("preset"), str) else {"preset": path.stem}
+    return merge(base, settings)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of settings.
+
+    Raises:
+        ConfigError: no such file, not YAML, or no mapping.
+    """
     import yaml
 
-    path = Path(source)
     if not path.is_file():
-        if str(source) in preset_names():
-            return read_preset(str(source))
         raise ConfigError(
-            f"no configuration file '{source}', and no preset of that name: {nearest(str(source), preset_names())}"
+            f"no configuration file '{path}', and no preset of that name: {nearest(str(path), preset_names())}"
         )
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -60,8 +83,7 @@ def _read(source: str | Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path} as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds no settings: write 'key: value' lines, say 'preset: quickstart'")
-    base = read_preset(settings["preset"]) if isinstance(settings.get("preset"), str) else {"preset": path.stem}
-    return merge(base, settings)
+    return settings
 
 
 def preset_summary(name: str) -> str:

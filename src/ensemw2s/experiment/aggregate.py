@@ -1,0 +1,249 @@
+"""From the runs of a study to one table: means over seeds with t intervals, paired tests, Holm over the whole table.
+
+With fewer than three seeds a t interval says next to nothing; then the first run's own intervals over rows are shown, and
+every entry says which of the two it is (``over``: "seeds" or "rows").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ensemw2s.errors import DataError
+from ensemw2s.evaluation.intervals import Interval
+from ensemw2s.evaluation.metrics import LOWER_IS_BETTER
+from ensemw2s.evaluation.overseeds import paired_over_seeds, pgr_over_seeds, seed_interval
+from ensemw2s.evaluation.testing import equivalence_over_seeds, holm, minimal_detectable_over_seeds, paired_gaps
+from ensemw2s.experiment.identity import versions
+
+SCHEMA = 1
+LEAST_SEEDS = 3
+LEVEL = 0.05
+Run = dict[str, Any]
+Key = tuple[str, str, str]  # system, split, metric
+
+
+def aggregate(
+    name: str, axes: Mapping[str, Sequence[str]], runs: Sequence[tuple[Mapping[str, str], int, Run]]
+) -> dict[str, Any]:
+    """Everything the table and the page show.
+
+    Args:
+        name: of the study.
+        axes: labels of every axis but the seed.
+        runs: (labels, seed, ``results.json``) of every finished cell.
+    """
+    by_labels: dict[tuple[tuple[str, str], ...], list[tuple[int, Run]]] = {}
+    for labels, seed, run in runs:
+        by_labels.setdefault(tuple(labels.items()), []).append((seed, run))
+    groups = [_group(dict(labels), sorted(found, key=lambda pair: pair[0])) for labels, found in by_labels.items()]
+    _correct(groups)
+    return {
+        "schema": SCHEMA,
+        "kind": "study",
+        "name": name,
+        "axes": {axis: list(labels) for axis, labels in axes.items()},
+        "groups": groups,
+        "wins": _wins(groups),
+        "versions": versions(),
+        "hardware": runs[0][2].get("hardware", {}) if runs else {},
+    }
+
+
+def _group(labels: dict[str, str], found: Sequence[tuple[int, Run]]) -> dict[str, Any]:
+    """One group: runs that differ in their seed only."""
+    runs = [run for _, run in found]
+    first = runs[0]
+    values = {key: [_value(run, key) for run in runs] for key in _keys(first)}
+    values = {key: some for key, some in values.items() if None not in some}
+    metric, systems = str(first["main_metric"]), list(first["systems"])
+    margin = float(first["config"]["evaluation"]["margin"])
+    over = "seeds" if len(runs) >= LEAST_SEEDS else "rows"
+    return {
+        "axes": labels,
+        "seeds": [seed for seed, _ in found],
+        "over": over,
+        "main_metric": metric,
+        "margin": margin,
+        "systems": first["systems"],
+        "scores": _scores(first, values, over),
+        "pgr": _pgr(first, values, over),
+        "differences": _differences(first, values, systems, metric, over),
+        "equivalence": _equivalence(first, values, systems, metric, margin, over),
+        "detectable": _detectable(first, values, metric, over),
+        "staged": _staged(runs, over),
+        "cost": _cost(runs),
+        "warnings": list(dict.fromkeys(line for run in runs for line in run.get("warnings", []))),
+        "config": first["config"],
+    }
+
+
+def _keys(run: Run) -> list[Key]:
+    return [(entry["system"], entry["split"], entry["metric"]) for entry in run["scores"]]
+
+
+def _value(run: Run, key: Key) -> float | None:
+    for entry in run["scores"]:
+        if (entry["system"], entry["split"], entry["metric"]) == key:
+            return float(entry["value"])
+    return None
+
+
+def _named(key: Key) -> dict[str, Any]:
+    return dict(zip(("system", "split", "metric"), key, strict=True))
+
+
+def _interval(found: Interval) -> dict[str, Any]:
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _scores(first: Run, values: Mapping[Key, list[Any]], over: str) -> list[dict[str, Any]]:
+    entries = []
+    own = {(e["system"], e["split"], e["metric"]): e for e in first["scores"]}
+    for key, some in values.items():
+        at_chance = bool(own[key].get("at_chance"))
+        if over == "seeds":
+            found = seed_interval(some)
+            chance = own[key].get("chance")
+            at_chance = chance is not None and found.low <= chance
+            entries.append({**_named(key), **_interval(found), "n": len(some), "at_chance": at_chance, "each": some})
+        else:
+            entries.append({**_named(key), **{k: own[key][k] for k in ("value", "low", "high", "n")},
+                            "at_chance": at_chance, "each": some})  # fmt: skip
+    return entries
+
+
+def _pgr(first: Run, values: Mapping[Key, list[Any]], over: str) -> list[dict[str, Any]]:
+    entries = []
+    for entry in first["pgr"]:
+        keys = [(name, entry["split"], entry["metric"]) for name in ("weak", entry["system"], "ceiling")]
+        if over == "rows" or not all(key in values for key in keys):
+            entries.append(dict(entry))
+            continue
+        found = pgr_over_seeds(*(values[key] for key in keys))
+        entries.append({**_named(keys[1]), **found._asdict()})
+    return entries
+
+
+def _differences(
+    first: Run, values: Mapping[Key, list[Any]], systems: Sequence[str], metric: str, over: str
+) -> list[dict[str, Any]]:
+    """Every method against every other system, in the main metric."""
+    if over == "rows":
+        return [dict(entry) for entry in first["differences"] if entry["metric"] == metric]
+    entries = []
+    methods = [name for name in systems if name == "ensemble" or first["systems"][name]["side"] == "student"]
+    for method in methods:
+        for other in systems:
+            for split in ("test_id", "test_ood"):
+                a, b = values.get((method, split, metric)), values.get((other, split, metric))
+                if method != other and a is not None and b is not None:
+                    found = paired_over_seeds(a, b)
+                    entries.append({"system": method, "against": other, "split": split, "metric": metric,
+                                    **found._asdict()})  # fmt: skip
+    return entries
+
+
+def _equivalence(
+    first: Run, values: Mapping[Key, list[Any]], systems: Sequence[str], metric: str, margin: float, over: str
+) -> list[dict[str, Any]]:
+    if over == "rows":
+        return [dict(entry) for entry in first.get("equivalence", [])]
+    entries = []
+    for name in systems:
+        for split in ("test_id", "test_ood"):
+            a, b = values.get((name, split, metric)), values.get(("ceiling", split, metric))
+            if first["systems"][name]["side"] == "student" and a is not None and b is not None:
+                found = equivalence_over_seeds(a, b, margin)
+                entries.append({"system": name, "against": "ceiling", "split": split, "metric": metric,
+                                **found._asdict()})  # fmt: skip
+    return entries
+
+
+def _detectable(first: Run, values: Mapping[Key, list[Any]], metric: str, over: str) -> list[dict[str, Any]]:
+    """The smallest difference between ensemble and weak expert (student and teacher) that 80 % of such studies see."""
+    if over == "rows":
+        return [dict(entry) for entry in first.get("power", [])]
+    entries = []
+    for one, other in (("ensemble", "weak"), ("student", "ensemble")):
+        for split in ("test_id", "test_ood"):
+            a, b = values.get((one, split, metric)), values.get((other, split, metric))
+            if a is not None and b is not None:
+                sd = float(paired_gaps(a, b).std(ddof=1))
+                least = minimal_detectable_over_seeds(sd, len(a))
+                entries.append({"pair": [one, other], "split": split, "metric": metric, "n": len(a), "sd": sd,
+                                "detectable": least})  # fmt: skip
+    return entries
+
+
+def _staged(runs: Sequence[Run], over: str) -> list[dict[str, Any]]:
+    """Curves over the first 1..T experts; a run that stopped early keeps its last value, as its ensemble does."""
+    table: dict[tuple[str, str], list[dict[int, dict[str, Any]]]] = {}
+    for run in runs:
+        own: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        for entry in run.get("staged", []):
+            own.setdefault((entry["split"], entry["metric"]), {})[entry["experts"]] = entry
+        for key, curve in own.items():
+            table.setdefault(key, []).append(curve)
+    entries = []
+    for (split, metric), curves in table.items():
+        for count in range(1, max(max(curve) for curve in curves) + 1):
+            found = [curve[min(count, max(curve))] for curve in curves]
+            head = {"split": split, "metric": metric, "experts": count}
+            if over == "seeds" and len(found) >= LEAST_SEEDS:
+                entries.append({**head, **_interval(seed_interval([entry["value"] for entry in found]))})
+            else:
+                entries.append({**head, **{k: found[0][k] for k in ("value", "low", "high")}})
+    return entries
+
+
+def _cost(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Means over seeds."""
+    entries = []
+    for entry in runs[0].get("cost", []):
+        same = [e for run in runs for e in run.get("cost", []) if e["system"] == entry["system"]]
+        means = {
+            key: sum(e[key] for e in same) / len(same)
+            for key in ("train_seconds", "train_tokens", "decode_seconds", "experts")
+        }
+        entries.append({"system": entry["system"], **means})
+    return entries
+
+
+def _correct(groups: Sequence[dict[str, Any]]) -> None:
+    """Holm over every difference of the study, by split; then who won."""
+    for split in ("test_id", "test_ood"):
+        table = {
+            (place, number): entry["p"]
+            for place, group in enumerate(groups)
+            for number, entry in enumerate(group["differences"])
+            if entry["split"] == split
+        }
+        for (place, number), adjusted in holm(table).items() if table else ():
+            groups[place]["differences"][number]["p_holm"] = adjusted
+    for group in groups:
+        for entry in group["differences"]:
+            sign = -1 if entry["metric"] in LOWER_IS_BETTER else 1
+            clear = entry["p_holm"] < LEVEL
+            entry["outcome"] = "tie" if not clear else "win" if sign * entry["value"] > 0 else "loss"
+
+
+def _wins(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Wins, ties and losses of every method against every other system, counted over groups."""
+    counts: dict[tuple[str, str, str], dict[str, int]] = {}
+    for group in groups:
+        for entry in group["differences"]:
+            key = (entry["system"], entry["against"], entry["split"])
+            counts.setdefault(key, {"win": 0, "tie": 0, "loss": 0})[entry["outcome"]] += 1
+    return [{"system": a, "against": b, "split": split, **found} for (a, b, split), found in counts.items()]
+
+
+def check_summary(data: Any, source: str) -> dict[str, Any]:
+    """A ``study.json`` that was read.
+
+    Raises:
+        DataError: it is something else, or of another version.
+    """
+    if not isinstance(data, dict) or data.get("kind") != "study" or data.get("schema") != SCHEMA:
+        raise DataError(f"{source} is no study of this version: run 'ensemw2s study' again")
+    return data
