@@ -10,7 +10,7 @@ print(evaluate(student, "test.jsonl")["scores"])
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,12 +33,14 @@ from ensemw2s.experiment.rating import Rated, rate_rows
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.run import execute, label_record
 from ensemw2s.experiment.sources import load_rows
+from ensemw2s.experiment.study import Study, load_study, run_study
 from ensemw2s.methods.bench import Answer
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.rating import By
 from ensemw2s.methods.rules import check_rule
 from ensemw2s.methods.students import train_student as train_on_rows
 from ensemw2s.models.adapters import LoraSettings
+from ensemw2s.report.study import write_study
 from ensemw2s.report.write import write_report
 from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
@@ -88,6 +90,34 @@ def run(
     folder, results = execute(settings, Path(out) if out else None, store=store, reporter=reporter)
     write_report(folder)
     return {**results, "folder": str(folder)}
+
+
+def study(
+    source: Study | str | Path,
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    store: Path | None = None,
+    reporter: Reporter | None = None,
+    told: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Run a grid of runs, only what is missing, and write its table and page.
+
+    Args:
+        source: a loaded study, a YAML file, or the name of a built-in study.
+        out: the study's folder.
+        overrides: ``section.key=value`` settings laid over every cell.
+        store: folder of stored stages.
+        reporter: told of progress within a run.
+        told: called with one line a run.
+
+    Returns:
+        What ``study.json`` holds.
+    """
+    loaded = source if isinstance(source, Study) else load_study(source, overrides)
+    summary = run_study(loaded, Path(out), store=store, reporter=reporter, told=told)
+    write_study(Path(out))
+    return summary
 
 
 def boost(

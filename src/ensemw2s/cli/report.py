@@ -13,11 +13,18 @@ def register(app: typer.Typer) -> None:
     app.command()(report)
 
 
-def report(run_dir: Annotated[Path, typer.Argument(help="A finished run's folder.")]) -> None:
-    """Write report.html, scores.csv and plots/ again from results.json, and print the table."""
+def report(run_dir: Annotated[Path, typer.Argument(help="A finished run's or study's folder.")]) -> None:
+    """Write the page, the table and the plots again from stored results, and print the table."""
     from rich.console import Console
 
     from ensemw2s.artifacts import read_json
+    from ensemw2s.report.study import is_study_folder, read_study, terminal_study, write_study
+
+    if is_study_folder(run_dir):
+        page = write_study(run_dir).html
+        Console(highlight=False).print(terminal_study(read_study(run_dir)))
+        typer.echo(f"\npage: {page}")
+        return
     from ensemw2s.report.terminal import terminal_table
     from ensemw2s.report.write import write_report
 

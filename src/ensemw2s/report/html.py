@@ -34,7 +34,7 @@ def render_html(results: Results, drawings: dict[str, Drawing]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    for name in ("percent", "points", "number", "duration", "megabytes", "visible", "plain"):
+    for name in ("percent", "points", "number", "duration", "megabytes", "visible", "plain", "score", "gap", "p_value", "in_unit"):
         environment.filters[name] = getattr(words, name)
     environment.filters["split"] = words.split_label
     environment.filters["metric"] = words.metric_label
@@ -49,12 +49,19 @@ def render_html(results: Results, drawings: dict[str, Drawing]) -> str:
         any_chance=any(score and score.get("at_chance") for row in rows for score in row.scores),
         other_tables={name: main_table(results, name) for name in results.metrics if name != results.metric},
         plots={name: {"svg": Markup(drawing.svg), "caption": drawing.caption} for name, drawing in drawings.items()},
-        meanings={name: words.MEANINGS[name] for name in results.systems if name in words.MEANINGS},
+        meanings=_meanings(results),
         bands=band_table(results),
         examples=[example_view(example) for example in results["examples"]],
         config=yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
         slowest=max([seconds for seconds in results["timings"].values() if words.is_number(seconds)], default=0),
     )
+
+
+def _meanings(results: Results) -> dict[str, str]:
+    """What every system is, as the run itself recorded it; older runs by our own words."""
+    recorded = {name: (entry or {}).get("meaning") for name, entry in results["systems"].items()}
+    found = {name: recorded.get(name) or words.MEANINGS.get(name) for name in results.systems}
+    return {name: meaning for name, meaning in found.items() if meaning}
 
 
 def show_value(value: Any) -> str:

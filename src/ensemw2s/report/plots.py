@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAN = float("nan")
+MOST_PAIRS = 12  # a plot holds so many differences; the table beside it has all
 _TAUGHT = {"ensemble": "student", "weak": "student_from_weak"}
 
 
@@ -62,7 +63,8 @@ def draw_differences(results: Results) -> Figure | None:
     entries = results.of_metric("differences")
     if not entries:
         return None
-    pairs = list(dict.fromkeys((entry["system"], entry["against"]) for entry in entries))
+    pairs = list(dict.fromkeys((entry["system"], entry["against"]) for entry in entries))[:MOST_PAIRS]
+    entries = [entry for entry in entries if (entry["system"], entry["against"]) in pairs]
     splits = _splits_of(entries, results)
     figure, (axes,) = new_figure(0.9 + 0.42 * len(pairs))
     axes.axvline(0, color=INK, linewidth=1)
@@ -186,6 +188,24 @@ def draw_pseudo_labels(results: Results) -> Figure | None:
     return figure
 
 
+def draw_calibration(results: Results) -> Figure | None:
+    """How often answers of a given probability are right, on the hard split."""
+    wanted = [name for name in ("weak", "ensemble", "student", "ceiling") if name in results.systems]
+    entries = [e for e in results["calibration"] if e["split"] == results.hard_split and e["system"] in wanted]
+    if not entries:
+        return None
+    figure, (axes,) = new_figure(3.6)
+    axes.plot([0, 100], [0, 100], ":", color=MUTED, linewidth=1, label="perfectly calibrated")
+    for entry in sorted(entries, key=lambda e: wanted.index(e["system"])):
+        look = system(entry["system"])
+        at, right = [[100 * part[place] for part in entry["bins"]] for place in (0, 1)]
+        axes.plot(at, right, "-", marker=look.marker, color=look.colour, label=look.label)
+    axes.set_xlabel("probability the system gave its answer, %")
+    axes.set_ylabel(f"right on {split_label(results.hard_split or '')}, %")
+    _legend(figure, axes, columns=3)
+    return figure
+
+
 PLOTS = (
     Plot("scores", "Every system on both tests; bars are 95 % intervals.", draw_scores),
     Plot(
@@ -196,6 +216,7 @@ PLOTS = (
     Plot("rounds", "Error and weight alpha of each expert.", draw_rounds),
     Plot("staged", "The ensemble of the first experts only, from one to all; shaded: 95 % intervals.", draw_staged),
     Plot("bands", "From easy to hard questions; shaded: 95 % intervals.", draw_bands),
+    Plot("calibration", "Calibration: ten bins of equally many answers, least sure first.", draw_calibration),
     Plot("pseudo_labels", "Share of right pseudo-labels, and the student they taught.", draw_pseudo_labels),
 )
 

@@ -19,6 +19,10 @@ _LISTS: dict[str, tuple[str, ...]] = {
     "scores": ("system", "split", "metric", "value", "low", "high"),
     "rounds": ("round",),
     "pgr": ("system", "split", "metric", "value"),
+    "equivalence": ("system", "against", "split", "metric", "value", "low", "high"),
+    "power": ("split", "detectable"),
+    "cost": ("system",),
+    "calibration": ("system", "split", "bins"),
     "differences": ("system", "against", "split", "metric", "value", "low", "high"),
     "staged": ("split", "metric", "experts", "value", "low", "high"),
     "bands": ("system", "split", "band", "metric", "value", "low", "high"),
@@ -26,7 +30,7 @@ _LISTS: dict[str, tuple[str, ...]] = {
     "selection": ("what", "candidates", "chosen"),
     "examples": ("id", "question"),
 }
-_MAPPINGS = ("config", "versions", "hardware", "splits", "split_report", "timings")
+_MAPPINGS = ("config", "versions", "hardware", "splits", "split_report", "timings", "systems", "diagnostics", "shift")
 _NUMBERS = ("value", "low", "high")
 _MAY_BE_NULL = ("pgr",)
 

@@ -23,6 +23,18 @@ SYSTEMS = {
     "strong_on_easy": System("strong on easy", "#009e73", "P"),
     "ceiling": System("ceiling", "#1b1f24", "*"),
 }
+# Rivals that a run may add: labels of their own, spare colours.
+RIVALS = {
+    "weak_total": System("weak, total compute", "#8c6d31", "<"),
+    "bagging": System("bagging", "#7a5195", "p"),
+    "snapshot": System("snapshot ensemble", "#5f7f7f", "h"),
+    "averaged": System("averaged experts", "#9c4f4f", "d"),
+    "student_from_uniform": System("student of uniform", "#b0628f", ">"),
+    "student_from_bagging": System("student of bagging", "#6a4c93", "H"),
+    "student_from_total": System("student of weak, total", "#a08040", "8"),
+    "student_iterated": System("student, iterated", "#c23b22", "1"),
+    "few_shot": System("strong, few-shot", "#4f7f4f", "X"),
+}
 _SPARE = ("#7a5195", "#8c6d31", "#5f7f7f", "#9c4f4f")
 
 MEANINGS = {
@@ -36,7 +48,12 @@ MEANINGS = {
 }
 
 SPLITS = {"test_id": "test ID (easy)", "test_ood": "test OOD (hard)", "validation": "validation (easy)"}
-METRICS = {"exact_match": "exact match", "token_accuracy": "token accuracy", "option_accuracy": "option accuracy"}
+METRICS = {
+    "exact_match": "exact match", "token_accuracy": "token accuracy", "option_accuracy": "option accuracy",
+    "nll": "negative log-likelihood", "brier": "Brier score", "ece": "calibration error",
+}  # fmt: skip
+# Metrics that are no shares of rows or tokens: their unit, and fewer is better.
+UNITS = {"nll": "nats a token", "brier": "", "ece": ""}
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -47,6 +64,8 @@ def system(name: str) -> System:
     """Name and look of a system; one that is not known gets a spare colour that depends on its name only."""
     if name in SYSTEMS:
         return SYSTEMS[name]
+    if name in RIVALS:
+        return RIVALS[name]
     return System(plain(name), _SPARE[sum(name.encode()) % len(_SPARE)], "X")
 
 
@@ -63,6 +82,30 @@ def metric_label(name: str) -> str:
 def plain(name: str) -> str:
     """``test_far`` to ``test far``."""
     return name.replace("_", " ")
+
+
+def in_unit(metric: str) -> str:
+    """What stands in a heading behind a metric's name: "in %", "in nats a token, lower is better" ..."""
+    if metric not in UNITS:
+        return "in %"
+    return f"in {UNITS[metric]}, lower is better" if UNITS[metric] else "from 0 to 1, lower is better"
+
+
+def score(value: Any, metric: str) -> str:
+    """A score as it is written for its metric: ``58.1`` (%), or ``0.581`` for those that are no shares."""
+    return number(value, 3) if metric in UNITS else percent(value)
+
+
+def gap(value: Any, metric: str) -> str:
+    """A difference of two scores with its sign: points, or the metric's own unit."""
+    return number(value, 3, sign=True) if metric in UNITS else points(value)
+
+
+def p_value(value: Any) -> str:
+    """A p-value: ``0.012``, ``< 0.001``."""
+    if not is_number(value):
+        return DASH
+    return f"<{SPACE}0.001" if value < 0.001 else number(value, 3)
 
 
 def is_number(value: Any) -> bool:
