@@ -7,8 +7,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemw2s.ensemble.combine import RULES
+from ensemw2s.ensemble.combine import RULES, Rule, open_rule
+from ensemw2s.ensemble.gate import GateNet
 from ensemw2s.ensemble.naive import naive_rule
+
+# Any state does: what is tested holds for all of them. Of the fitted rules the gate alone treats experts alike.
+GATE = GateNet(torch.tensor([1.0, -1.0, 0.5]), torch.ones(3), seed=3)
+torch.nn.init.normal_(GATE.outer, generator=torch.Generator().manual_seed(1))
+STATES = {
+    "best": {"scores": [[1, -5.0], [3, -2.0], [2, -1.0], [0, -9.0], [3, -3.0]]},
+    "calibrated": {"weights": [0.1, 0.5, 0.2, 0.15, 0.05]},
+    "gate": GATE.to_state(),
+}
+ALIKE = [name for name in RULES if name not in ("best", "calibrated")]
+
+
+def mix(name, log_probs, alphas):
+    prefix = -torch.arange(float(len(log_probs)))[:, None].expand(log_probs.shape[:2])
+    prefix = prefix * 0 if name == "prefix" else prefix
+    return open_rule(name, STATES.get(name))(log_probs, alphas, prefix)
+
 
 BUILT_IN = ["mean", "product", "uniform", "vote"]
 
@@ -31,7 +49,7 @@ def close(left, right):
 @given(case=cases())
 @pytest.mark.parametrize("name", list(RULES))
 def test_normalised_and_never_nan(name, case):
-    result = RULES.get(name)(*case)
+    result = mix(name, *case)
     assert result.shape == case[0].shape[1:]
     assert not result.isnan().any()
     torch.testing.assert_close(result.exp().sum(dim=-1), torch.ones(len(result)), atol=1e-5, rtol=0)
@@ -39,11 +57,11 @@ def test_normalised_and_never_nan(name, case):
 
 @settings(max_examples=40, deadline=None)
 @given(case=cases(), seed=st.integers(0, 1000))
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize("name", ALIKE)
 def test_order_of_experts_does_not_matter(name, case, seed):
     log_probs, alphas = case
     order = torch.randperm(len(alphas), generator=torch.Generator().manual_seed(seed))
-    close(RULES.get(name)(log_probs[order], alphas[order]), RULES.get(name)(log_probs, alphas))
+    close(mix(name, log_probs[order], alphas[order]), mix(name, log_probs, alphas))
 
 
 @settings(max_examples=40, deadline=None)
@@ -52,8 +70,8 @@ def test_order_of_experts_does_not_matter(name, case, seed):
 def test_equal_experts_are_one_expert(name, case, copies):
     log_probs, _ = case
     same = log_probs[:1].expand(copies, -1, -1)
-    one = RULES.get(name)(log_probs[:1], torch.ones(1))
-    close(RULES.get(name)(same, torch.arange(1.0, copies + 1)), one)
+    one = mix(name, log_probs[:1], torch.ones(1))
+    close(mix(name, same, torch.arange(1.0, copies + 1)), one)
 
 
 @settings(max_examples=40, deadline=None)
@@ -61,7 +79,7 @@ def test_equal_experts_are_one_expert(name, case, copies):
 @pytest.mark.parametrize("name", list(RULES))
 def test_scale_of_alphas_does_not_matter(name, case, scale):
     log_probs, alphas = case
-    close(RULES.get(name)(log_probs, alphas * scale), RULES.get(name)(log_probs, alphas))
+    close(mix(name, log_probs, alphas * scale), mix(name, log_probs, alphas))
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,7 +87,7 @@ def test_scale_of_alphas_does_not_matter(name, case, scale):
 @pytest.mark.parametrize("name", list(RULES))
 def test_one_expert_keeps_its_top_token(name, case):
     log_probs = case[0][:1]
-    assert torch.equal(RULES.get(name)(log_probs, torch.ones(1)).argmax(dim=-1), log_probs[0].argmax(dim=-1))
+    assert torch.equal(mix(name, log_probs, torch.ones(1)).argmax(dim=-1), log_probs[0].argmax(dim=-1))
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,7 +95,7 @@ def test_one_expert_keeps_its_top_token(name, case):
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_equals_the_twin_in_probability_space(name, case):
     log_probs, alphas = case
-    result = RULES.get(name)(log_probs.double(), alphas)
+    result = mix(name, log_probs.double(), alphas)
     for row in range(log_probs.shape[1]):
         slow = naive_rule(log_probs[:, row].double().exp(), alphas.tolist(), name)
         torch.testing.assert_close(result[row].exp(), slow, atol=1e-9, rtol=1e-6)
@@ -89,4 +107,4 @@ def test_equals_the_twin_in_probability_space(name, case):
 def test_an_expert_without_weight_is_as_if_absent(name, case):
     log_probs, alphas = case
     extra = torch.cat([log_probs, log_probs[:1].flip(-1)])
-    close(RULES.get(name)(extra, torch.cat([alphas, alphas.new_zeros(1)])), RULES.get(name)(log_probs, alphas))
+    close(mix(name, extra, torch.cat([alphas, alphas.new_zeros(1)])), mix(name, log_probs, alphas))

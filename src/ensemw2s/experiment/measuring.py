@@ -84,7 +84,7 @@ def measure_rows(
 def metric_interval(measures: RowMeasures, metric: str, *, seed: int, resamples: int) -> Interval | None:
     """A metric with its interval; None where it does not fit the rows."""
     if metric == "ece":
-        return calibration_interval(measures.confidence, measures.right, seed=seed, resamples=resamples)
+        return calibration_interval(measures.confidence, measures.right)
     scores = measures.scores.get(metric)
     return None if scores is None else score_interval(scores, seed=seed, resamples=resamples)
 

@@ -78,9 +78,9 @@ def test_distributions_never_exceed_their_budget(make_experts, rows, monkeypatch
     whole = mixture_scores(models, [1, 2], "mean", rows, pad_token_id=0)
     monkeypatch.setattr(scoring, "LOGITS_BYTES", 6 * 4 * 37 * 2)  # six answer tokens of two experts
     sizes = []
-    original = scoring._expert_log_probs
+    original = scoring.expert_log_probs
     monkeypatch.setattr(
-        scoring, "_expert_log_probs", lambda *args: sizes.append(original(*args).shape[1]) or original(*args)
+        scoring, "expert_log_probs", lambda *args: sizes.append(original(*args).shape[1]) or original(*args)
     )
     same(mixture_scores(models, [1, 2], "mean", rows, pad_token_id=0), whole)
     assert sorted(sizes)[-1] == 9  # the one row that alone is larger

@@ -12,11 +12,23 @@ from torch import Tensor
 
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.rows import Row
-from ensemw2s.errors import DataError
-from ensemw2s.methods.baselines import single_weak, uniform_ensemble
+from ensemw2s.ensemble.evidence import ExpertTokens
+from ensemw2s.errors import ConfigError, DataError
+from ensemw2s.methods.baselines import (
+    averaged_model,
+    bagging,
+    few_shot,
+    single_weak,
+    snapshot_ensemble,
+    total_compute_single,
+    uniform_ensemble,
+)
 from ensemw2s.methods.bench import Answer, Expert, Members
 from ensemw2s.methods.boosting import boost_experts
+from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.students import take_labels, train_student
+from ensemw2s.methods.workshop import MethodSettings, Workshop
+from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 ROWS = [Row(f"r{i}", f"q{i}", f"a {i}") for i in range(4)]
@@ -36,12 +48,14 @@ class TableBench:
     def vocabulary_size(self, role: str) -> int:
         return 50
 
-    def fine_tune(self, role, rows, settings, *, seed, token_weights=None) -> Expert:  # type: ignore[no-untyped-def]
-        self.trained.append({"role": role, "rows": rows, "settings": settings, "seed": seed, "weights": token_weights})
+    def fine_tune(self, role, rows, settings, *, seed, token_weights=None, **more) -> Expert:  # type: ignore[no-untyped-def]
+        call = {"role": role, "rows": rows, "settings": settings, "seed": seed, "weights": token_weights}
+        self.trained.append({**call, **more})
         return Expert(role, str(len(self.trained)), None)
 
-    def token_errors(self, expert: Expert, rows: Sequence[Row]) -> Tensor:
-        return self.wrong[0 if expert.identity == "pretrained" else int(expert.identity)]
+    def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
+        wrong = self.wrong[0 if expert.identity == "pretrained" else int(expert.identity)]
+        return table(wrong, [row.id for row in rows])
 
     def answer(self, members: Members, rows: Sequence[Row], *, purpose: str) -> dict[str, Answer]:
         epochs = self.trained[int(members.experts[0].identity) - 1]["settings"].epochs
@@ -49,6 +63,15 @@ class TableBench:
 
     def matches(self, answers: Mapping[str, Answer], rows: Sequence[Row]) -> float:
         return self.scores[float(answers["score"].text)]
+
+
+def table(wrong: Tensor, ids: Sequence[str], log_prob: Tensor | None = None) -> ExpertTokens:
+    """Two tokens a row; the label is 7, a wrong expert says 3."""
+    count = len(wrong)
+    offsets = torch.arange(0, count + 1, 2) if count else torch.zeros(1, dtype=torch.int64)
+    label, zeros = torch.full((count,), 7), torch.zeros(count)
+    top = torch.where(wrong, torch.tensor(3), label)
+    return ExpertTokens(tuple(ids), offsets, label, zeros if log_prob is None else log_prob, top, zeros, zeros, zeros - 2)
 
 
 def run(wrong: Sequence[Sequence[int]], **settings: object):  # type: ignore[no-untyped-def]
@@ -138,11 +161,11 @@ def test_uniform_experts_differ_in_seed_only() -> None:
 def test_labels_are_joined_by_id_and_unsure_ones_left_out() -> None:
     pool = [Row("a", "1"), Row("b", "2"), Row("c", "3")]
     answers = {"c": Answer("three", 0.9, 1), "b": Answer("two", 0.2, 1), "a": Answer(" ", 0.9, 1)}
-    labelled = take_labels(pool, answers, 0.5)
+    labelled = take_labels(pool, answers, SelectionSettings(min_confidence=0.5))
     assert [(r.id, r.answer) for r in labelled.rows] == [("c", "three")]
     assert (labelled.unsure, labelled.empty) == (1, 1)
     with pytest.raises(DataError, match="no pseudo-label is left"):
-        take_labels(pool, answers, 0.95)
+        take_labels(pool, answers, SelectionSettings(min_confidence=0.95))
 
 
 def test_students_share_start_and_seed() -> None:
@@ -152,3 +175,238 @@ def test_students_share_start_and_seed() -> None:
     one, other = bench.trained
     assert (one["seed"], one["role"], one["settings"]) == (other["seed"], other["role"], other["settings"])
     assert dataclasses.asdict(one["settings"]) == dataclasses.asdict(TrainSettings())
+
+
+# -- levels, held-out and out-of-bag errors, the real form ------------------------------------------------------
+
+
+def test_row_level_by_hand() -> None:
+    # Rows 0 and 3 hold a wrong token: epsilon = 2/4 before, 1/4 in round 1 (row 0), whose weight grows (3 · 1)-fold.
+    bench, boosted = run([[1, 0] * 2 + [0, 0, 0, 1], [1, 0] + [0] * 6, [0, 0, 1, 1] + [0] * 4], rounds=2, level="row",
+                         prior="none")  # fmt: skip
+    assert len(boosted.samples) == 4
+    assert boosted.rounds[0].error == pytest.approx(1 / 4)
+    assert boosted.rounds[0].alpha == pytest.approx(math.log(3))
+    assert boosted.weights[1].tolist() == pytest.approx([3 / 6, 1 / 6, 1 / 6, 1 / 6])
+    # Every token of a row is trained with the row's weight, the mean over rows being 1.
+    assert bench.trained[1]["weights"].tolist() == pytest.approx([2, 2] + [2 / 3] * 6)
+
+
+def test_out_of_bag_errors_look_at_undrawn_tokens_only() -> None:
+    bench, boosted = run([[1] * 8, [1, 0] * 4], rounds=1, mode="resample", error_on="out-of-bag", prior="none")
+    drawn = bench.trained[0]["weights"]
+    left = drawn == 0
+    assert left.any()
+    expected = (torch.tensor([1.0, 0.0] * 4)[left]).mean()
+    assert boosted.rounds[0].error == pytest.approx(float(expected))
+    with pytest.raises(ConfigError, match="mode is 'reweight'"):
+        BoostSettings(error_on="out-of-bag", mode="reweight")
+
+
+class HeldOutBench(TableBench):
+    """Other errors on held-out rows, by expert."""
+
+    def __init__(self, wrong, held) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(wrong)
+        self.held = [torch.tensor(w, dtype=torch.bool) for w in held]
+
+    def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
+        if rows[0].id.startswith("h"):
+            place = 0 if expert.identity == "pretrained" else int(expert.identity)
+            return table(self.held[place], [row.id for row in rows])
+        return super().token_table(expert, rows)
+
+
+def test_held_out_errors_carry_weights_of_their_own() -> None:
+    held_rows = [Row("h0", "?", "a b"), Row("h1", "?", "a b")]
+    train = [[1] * 8, [1] + [0] * 7, [0] * 7 + [1]]
+    held = [[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
+    bench = HeldOutBench(train, held)
+    settings = BoostSettings(rounds=2, mode="reweight", shrinkage=1.0, prior="none", error_on="held-out")
+    boosted = boost_experts(bench, ROWS, settings, TrainSettings(), seed=0, rule="mean", held_out=held_rows)
+    # Round 1: 1 of 4 held-out tokens wrong, alpha log 3, its weight 3/6; round 2 errs on it and on one more: 4/6.
+    assert boosted.rounds[0].error == pytest.approx(1 / 4)
+    assert boosted.rounds[0].alpha == pytest.approx(math.log(3))
+    assert boosted.rounds[1].error == pytest.approx(4 / 6)
+    # The training weights move by the training errors.
+    assert boosted.weights[1].tolist() == pytest.approx([3 / 10] + [1 / 10] * 7)
+    with pytest.raises(ConfigError, match="needs held-out rows and there are none"):
+        boost_experts(bench, ROWS, settings, TrainSettings(), seed=0, rule="mean")
+
+
+def test_a_rule_that_must_be_fitted_wants_held_out_rows() -> None:
+    with pytest.raises(ConfigError, match="'calibrated' is fitted on held-out rows and there are none"):
+        bench = TableBench([[1] * 8, [1] + [0] * 7])
+        boost_experts(bench, ROWS, BoostSettings(rounds=1), TrainSettings(), seed=0, rule="calibrated")
+
+
+# -- rivals -----------------------------------------------------------------------------------------------------
+
+
+def test_bagging_draws_rows_with_replacement_and_anew_for_every_expert() -> None:
+    bench = TableBench([])
+    members = bagging(bench, ROWS, TrainSettings(), 3, seed=4)
+    bags = [[row.id for row in call["rows"]] for call in bench.trained]
+    assert [len(bag) for bag in bags] == [4, 4, 4]
+    assert len({tuple(bag) for bag in bags}) > 1
+    assert any(len(set(bag)) < 4 for bag in bags)
+    assert members.alphas == (1.0, 1.0, 1.0)
+    again = TableBench([])
+    bagging(again, ROWS, TrainSettings(), 3, seed=4)
+    assert [[row.id for row in call["rows"]] for call in again.trained] == bags
+
+
+def test_snapshots_follow_on_from_each_other() -> None:
+    bench = TableBench([])
+    members = snapshot_ensemble(bench, ROWS, TrainSettings(epochs=2), 3, seed=4)
+    assert [call["start"] and call["start"].identity for call in bench.trained] == [None, "1", "2"]
+    assert all(call["settings"].epochs == 2 for call in bench.trained)
+    assert [expert.identity for expert in members.experts] == ["1", "2", "3"]
+
+
+def test_the_longest_single_has_the_ensembles_epochs() -> None:
+    bench = TableBench([])
+    total_compute_single(bench, ROWS, TrainSettings(epochs=2.5), 4, seed=4)
+    assert [call["settings"].epochs for call in bench.trained] == [10.0]
+
+
+def test_few_shot_shows_labelled_rows_and_trains_nothing() -> None:
+    class Shows(TableBench):
+        def show(self, rows: Sequence[Row]) -> str:
+            return "|".join(row.id for row in rows)
+
+    bench = Shows([])
+    members = few_shot(bench, ROWS, 2, seed=1)
+    assert len(members.preamble.split("|")) == 2
+    assert members.experts[0].identity == "pretrained"
+    assert members.experts[0].role == "strong"
+    assert not bench.trained
+    with pytest.raises(ConfigError, match="between 1 and the 4 labelled rows"):
+        few_shot(bench, ROWS, 5, seed=1)
+
+
+def test_averaging_asks_for_the_members_as_they_are() -> None:
+    class Averages(TableBench):
+        def average(self, members: Members) -> Expert:
+            self.asked = members
+            return Expert("weak", "mean", None)
+
+    bench = Averages([])
+    members = Members((Expert("weak", "1", None), Expert("weak", "2", None)), (2.0, 1.0))
+    assert averaged_model(bench, members).experts[0].identity == "mean"
+    assert bench.asked is members
+
+
+# -- the workshop: order, labels, students ----------------------------------------------------------------------
+
+
+class LabelBench(TableBench):
+    """Every system answers every question with its first expert's identity."""
+
+    def answer(self, members: Members, rows: Sequence[Row], *, purpose: str) -> dict[str, Answer]:
+        assert all(row.answer is None for row in rows), "labels are given without looking at gold answers"
+        self.labelled = [*getattr(self, "labelled", []), members.experts[0].identity]
+        return {row.id: Answer(f"by {members.experts[0].identity}", 0.5, 1.0) for row in rows}
+
+    def soft_labels(self, members, rows, top_k, *, student):  # type: ignore[no-untyped-def]
+        self.softened = (members.experts[0].identity, [row.answer for row in rows], top_k, student)
+        return "soft"
+
+
+def workshop(bench: TableBench, **settings) -> Workshop:  # type: ignore[no-untyped-def]
+    chosen = MethodSettings(3, TrainSettings(), (), BoostSettings(rounds=2), "mean", TrainSettings(), **settings)
+    pool = [Row("p1", "?"), Row("p2", "?")]
+    shop = Workshop(bench, chosen, ROWS, ROWS[:1], pool, [row.with_answer("gold") for row in pool])
+    shop.systems["ensemble"] = Members.single(Expert("weak", "teacher", None))
+    return shop
+
+
+def test_a_pool_is_labelled_once_a_teacher_and_the_student_learns_those_labels() -> None:
+    bench = LabelBench([])
+    shop = workshop(bench)
+    for _ in range(2):
+        shop.student_of("ensemble")
+    assert bench.labelled == ["teacher"]
+    assert [row.answer for row in bench.trained[0]["rows"]] == ["by teacher", "by teacher"]
+    assert bench.trained[0]["soft"] is None
+
+
+def test_soft_students_get_the_teachers_distributions() -> None:
+    bench = LabelBench([])
+    workshop(bench, loss=LossSettings(targets="soft", top_k=5)).student_of("ensemble")
+    assert bench.softened == ("teacher", ["by teacher", "by teacher"], 5, "strong")
+    assert bench.trained[0]["soft"] == "soft"
+    with pytest.raises(DataError, match="these rows have no teacher"):
+        train_student(bench, ROWS, TrainSettings(), seed=1, loss=LossSettings(name="product"))
+
+
+def test_iterated_students_learn_from_the_one_before() -> None:
+    from ensemw2s.methods.systems import SYSTEMS
+
+    bench = LabelBench([])
+    shop = workshop(bench, iterations=3)
+    shop.systems["student"] = shop.student_of("ensemble")
+    members = SYSTEMS.get("student_iterated").build(shop)
+    assert bench.labelled == ["teacher", "1", "2"]
+    assert members.experts[0].identity == "3"
+    assert [call["rows"][0].answer for call in bench.trained] == ["by teacher", "by 1", "by 2"]
+
+
+def test_the_ceiling_alone_sees_gold_answers_and_plain_cross_entropy() -> None:
+    from ensemw2s.methods.systems import SYSTEMS
+
+    bench = LabelBench([])
+    shop = workshop(bench, loss=LossSettings(name="confidence"))
+    SYSTEMS.get("ceiling").build(shop)
+    assert [row.answer for row in bench.trained[0]["rows"]] == ["gold", "gold"]
+    assert bench.trained[0]["loss"] is None
+    shop.truth = []
+    with pytest.raises(DataError, match="no answers, so there is no ceiling"):
+        SYSTEMS.get("ceiling").build(shop)
+
+
+def test_systems_are_built_after_what_they_need() -> None:
+    from ensemw2s.methods.systems import SYSTEMS, System, build_order
+
+    assert build_order(["student_iterated", "averaged"]) == ["ensemble", "student", "student_iterated", "averaged"]
+    SYSTEMS._items["ring_a"] = System(lambda shop: None, "control", "a", needs=("ring_b",))  # type: ignore[arg-type, return-value]
+    SYSTEMS._items["ring_b"] = System(lambda shop: None, "control", "b", needs=("ring_a",))  # type: ignore[arg-type, return-value]
+    try:
+        with pytest.raises(ConfigError, match="in a circle: ring_a -> ring_b -> ring_a"):
+            build_order(["ring_a"])
+    finally:
+        del SYSTEMS._items["ring_a"], SYSTEMS._items["ring_b"]
+
+
+# -- selection --------------------------------------------------------------------------------------------------
+
+
+def labelled(*parts: tuple[str, float, float]) -> tuple[list[Row], dict[str, Answer]]:
+    pool = [Row(f"s{i}", "?") for i in range(len(parts))]
+    return pool, {row.id: Answer(*part) for row, part in zip(pool, parts, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"name": "all"}, ["s0", "s1", "s2", "s3"]),
+        ({"name": "confident", "fraction": 0.5}, ["s1", "s3"]),
+        ({"name": "agreement", "fraction": 0.25}, ["s0"]),
+        ({"name": "balanced"}, ["s1", "s2"]),
+        ({"name": "all", "min_confidence": 0.6}, ["s1", "s3"]),
+    ],
+)
+def test_selections(settings: dict, kept: list[str]) -> None:
+    pool, answers = labelled(("yes", 0.5, 1.0), ("yes", 0.9, 0.5), ("no", 0.2, 0.5), ("yes", 0.8, 0.9))
+    found = take_labels(pool, answers, SelectionSettings(**settings))
+    assert [row.id for row in found.rows] == kept
+    assert found.unselected + found.unsure == 4 - len(kept)
+
+
+def test_balance_needs_classes() -> None:
+    pool, answers = labelled(*((f"text {i}", 0.5, 1.0) for i in range(30)))
+    with pytest.raises(DataError, match="30 different texts"):
+        take_labels(pool, answers, SelectionSettings(name="balanced"))
+    pool, answers = labelled(("yes", 0.5, 1.0), ("yes", 0.6, 1.0))
+    with pytest.raises(DataError, match="nothing to balance"):
+        take_labels(pool, answers, SelectionSettings(name="balanced"))

@@ -93,7 +93,39 @@ def sample_results(rows: int = 1200, seed: int = 0, skill=SKILL) -> dict:
         | {"student": 21.3, "student_from_weak": 20.8, "strong_on_easy": 14.9, "ceiling": 21.1, "evaluate": 9.6},
         "peak_memory_mb": 1340.2,
         "seconds": 177.0,
+        **sample_extras(skill, rows),
     }
+
+
+def sample_extras(skill, rows: int) -> dict:
+    """What says how sure, how alike and how dear the systems are."""
+    return {
+        "systems": {name: {"meaning": f"what {name} is", "side": "weak side", "teacher": None} for name in skill},
+        "equivalence": [
+            {"system": "student", "against": "ceiling", "split": split, "metric": "exact_match", "value": -0.05,
+             "low": -0.07, "high": -0.03, "margin": 0.02, "p": 0.9, "equivalent": False}
+            for split in TESTS
+        ],
+        "power": [{"split": split, "metric": "exact_match", "n": rows, "pair": ["student", "ensemble"],
+                   "discordant": 0.2, "detectable": 0.036} for split in TESTS],
+        "cost": [{"system": name, "experts": 4 if name in ("ensemble", "uniform") else 1, "train_tokens": 120000,
+                  "train_seconds": 12.5, "decode_seconds": 3.1} for name in skill],
+        "calibration": [
+            {"system": name, "split": split, "bins": [[0.2, 0.1, rows // 2], [0.8, 0.7, rows - rows // 2]]}
+            for name in skill for split in TESTS
+        ],
+        "diagnostics": {
+            "agreement": [[1.0, 0.9], [0.9, 1.0]], "error_correlation": [[1.0, 0.4], [0.4, 1.0]],
+            "effective_share": [1.0, 0.6],
+            "suspicious": [{"id": "t7", "question": "reverse 1 2", "answer": "1 2", "growth": 4.5, "token": "1",
+                            "position": 0, "instead": ["2", "2"]}],
+        },
+        "shift": {
+            "train_pool": {"overlap": 0.0, "easy": [2, 3, 4], "hard": [5, 6, 7]},
+            "tests": {"overlap": 0.12, "easy": [2, 3, 4], "hard": [5, 6, 7]},
+            "weak_drop": {"metric": "exact_match", "value": 0.31, "low": 0.28, "high": 0.34},
+        },
+    }  # fmt: skip
 
 
 def simulate(rows: int, generator, skill) -> tuple[dict, dict]:

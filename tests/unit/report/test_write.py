@@ -106,7 +106,8 @@ def test_markup_in_names_of_systems_is_escaped_everywhere(make_results, tmp_path
 
 @pytest.mark.parametrize(
     "gap", ["rounds", "pgr", "differences", "staged", "bands", "pseudo_labels", "splits", "split_report", "selection",
-            "examples", "warnings", "timings", "config", "versions", "hardware", "seconds", "peak_memory_mb", "preset"]
+            "examples", "warnings", "timings", "systems", "equivalence", "power", "cost", "calibration", "diagnostics",
+            "shift", "config", "versions", "hardware", "seconds", "peak_memory_mb", "preset"]
 )  # fmt: skip
 @pytest.mark.parametrize("how", ["missing", "empty"])
 def test_a_gap_in_the_results_leaves_a_whole_page(make_results, gap: str, how: str) -> None:
@@ -120,7 +121,7 @@ def test_a_gap_in_the_results_leaves_a_whole_page(make_results, gap: str, how: s
     assert text.endswith("</html>")
     assert "None" not in text
     assert "Undefined" not in text
-    by_gap = {"rounds": "rounds", "differences": "differences", "staged": "staged", "bands": "bands"}
+    by_gap = {name: name for name in ("rounds", "differences", "staged", "bands", "calibration")}
     for plot in PLOTS:
         with style():
             assert (plot.draw(checked) is None) == (plot.name == {**by_gap, "pseudo_labels": "pseudo_labels"}.get(gap))

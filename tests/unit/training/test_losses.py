@@ -1,0 +1,232 @@
+"""Every loss: values worked by hand, gradients in float64, limits in which one becomes another, extreme logits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ensemw2s.errors import ConfigError
+from ensemw2s.registry import Registry
+from ensemw2s.training import losses
+from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings, events
+
+NAMES = list(LOSSES)
+M, VOCAB, K = 5, 6, 3
+
+
+def batch(seed: int = 0, *, vocab: int = VOCAB, k: int = K, progress: float = 0.9, dtype=torch.float64) -> LossBatch:
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(M, vocab, generator=draw, dtype=dtype) * 2
+    q = torch.randn(M, vocab, generator=draw, dtype=dtype).softmax(dim=1)
+    top = q.sort(dim=1, descending=True, stable=True)
+    weights = torch.rand(M, generator=draw, dtype=dtype) + 0.1
+    return LossBatch(logits, top.indices[:, 0], weights, top.indices[:, :k], top.values[:, :k], progress)
+
+
+def value(name: str, b: LossBatch, **settings: object) -> Tensor:
+    total, weight = LOSSES.get(name)(b, LossSettings(name, **settings))  # type: ignore[arg-type]
+    return total / weight
+
+
+def at(logits: Tensor, b: LossBatch) -> LossBatch:
+    return b._replace(logits=logits)
+
+
+@pytest.mark.parametrize("targets", ["hard", "soft"])
+@pytest.mark.parametrize("name", ["cross_entropy", "uncertainty_smoothing"])
+def test_gradients_of_losses_without_a_stopped_target(name: str, targets: str) -> None:
+    b = batch()
+    settings = LossSettings(name, targets=targets)  # type: ignore[arg-type]
+    assert torch.autograd.gradcheck(
+        lambda logits: LOSSES.get(name)(at(logits, b), settings)[0], b.logits.clone().requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("targets", ["hard", "soft"])
+@pytest.mark.parametrize("name", ["confidence", "product", "adaptive_confidence"])
+def test_gradients_with_the_stopped_target_held_still(name: str, targets: str) -> None:
+    """The gradient must be the one of a cross-entropy against the target (and mix) found at this point, held fixed."""
+    b = batch(3)
+    settings = LossSettings(name, targets=targets)  # type: ignore[arg-type]
+    logits = b.logits.clone().requires_grad_()
+    LOSSES.get(name)(at(logits, b), settings)[0].backward()
+
+    log_p = b.logits.log_softmax(dim=1)
+    full = torch.zeros_like(log_p).scatter(1, b.soft_ids, b.soft_probs)
+
+    def taught(own: Tensor) -> Tensor:
+        if targets == "hard":
+            return -own.gather(1, b.labels[:, None])[:, 0]
+        tail = torch.where(full > 0, -torch.inf, own).logsumexp(dim=1)
+        return -(full * own).sum(dim=1) - (1 - full.sum(dim=1)) * tail
+
+    if name == "confidence":
+        share = torch.full((M,), settings.weight, dtype=torch.float64)
+    elif name == "adaptive_confidence":
+        label = -log_p.gather(1, b.labels[:, None])[:, 0]
+        mine = -log_p.max(dim=1).values
+        share = mine.exp() / (mine.exp() + label.exp())
+    held = log_p.argmax(dim=1)
+    if name == "product":
+        p, q = events(b)
+        target = (p.exp() * q) / (p.exp() * q).sum(dim=1, keepdim=True)
+
+    other = b.logits.clone().requires_grad_()
+    own = other.log_softmax(dim=1)
+    if name == "product":
+        tail = torch.where(full > 0, -torch.inf, own).logsumexp(dim=1, keepdim=True)
+        loss = -(target * torch.cat([own.gather(1, b.soft_ids), tail], dim=1)).sum(dim=1)
+    else:
+        loss = (1 - share) * taught(own) + share * -own.gather(1, held[:, None])[:, 0]
+    (loss * b.weights).sum().backward()
+    torch.testing.assert_close(logits.grad, other.grad)
+
+
+def test_cross_entropy_by_hand() -> None:
+    p = torch.tensor([[0.5, 0.3, 0.1, 0.1]], dtype=torch.float64)
+    one = LossBatch(p.log(), torch.tensor([1]), torch.tensor([2.0]), torch.tensor([[1, 0]]), torch.tensor([[0.6, 0.3]]))
+    assert float(value("cross_entropy", one)) == pytest.approx(-math.log(0.3))
+    expected = -(0.6 * math.log(0.3) + 0.3 * math.log(0.5) + 0.1 * math.log(0.2))
+    assert float(value("cross_entropy", one, targets="soft")) == pytest.approx(expected, rel=1e-6)
+    total, weight = LOSSES.get("cross_entropy")(one, LossSettings())
+    assert float(total) == pytest.approx(-2 * math.log(0.3))
+    assert float(weight) == 2.0
+
+
+def test_product_by_hand() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
+    one = LossBatch(p.log(), torch.tensor([0]), torch.ones(1), torch.tensor([[1]]), torch.tensor([[0.8]], dtype=torch.float64))
+    # events: token 1 and the tail {0, 2}: p = .25, .75; q = .8, .2; target ∝ .2, .15 = 4/7, 3/7
+    expected = -(4 / 7 * math.log(0.25) + 3 / 7 * math.log(0.75))
+    assert float(value("product", one)) == pytest.approx(expected)
+    # alpha = 1, beta = 0 forgets the student: soft cross-entropy
+    assert float(value("product", one, beta=0.0)) == pytest.approx(float(value("cross_entropy", one, targets="soft")))
+
+
+def test_adaptive_confidence_by_hand() -> None:
+    p = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64)
+    one = LossBatch(p.log(), torch.tensor([1]), torch.ones(1))
+    own, label = -math.log(0.6), -math.log(0.3)
+    share = (1 / 0.6) / (1 / 0.6 + 1 / 0.3)
+    assert float(value("adaptive_confidence", one)) == pytest.approx((1 - share) * label + share * own)
+
+
+def test_uncertainty_smoothing_by_hand() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
+    one = LossBatch(p.log(), torch.tensor([0]), torch.ones(1), torch.tensor([[0, 2]]), torch.tensor([[0.6, 0.4]], dtype=torch.float64))
+    smooth = 0.5 * 0.4
+    mean = -(math.log(0.5) + 2 * math.log(0.25)) / 3
+    assert float(value("uncertainty_smoothing", one)) == pytest.approx((1 - smooth) * -math.log(0.5) + smooth * mean)
+
+
+def test_confidence_warms_up_linearly() -> None:
+    b = batch(1)
+    plain = value("cross_entropy", b)
+    assert float(value("confidence", b._replace(progress=0.0))) == pytest.approx(float(plain))
+    own = -b.logits.log_softmax(1).max(dim=1).values
+    hardened = (own * b.weights).sum() / b.weights.sum()
+    half = value("confidence", b._replace(progress=0.1), weight=0.6, warmup=0.2)
+    assert float(half) == pytest.approx(float(0.7 * plain + 0.3 * hardened))
+    assert float(value("confidence", b, weight=1.0)) == pytest.approx(float(hardened))
+    assert float(value("confidence", b._replace(progress=0.0), weight=1.0, warmup=0.0)) == pytest.approx(float(hardened))
+
+
+def test_two_classes_keep_the_teachers_balance() -> None:
+    """All five rows look like "yes" to the student; the teacher says two are: the two likeliest are hardened so."""
+    yes = torch.tensor([2.0, 3.0, 1.0, 5.0, 0.5], dtype=torch.float64)
+    logits = torch.stack([torch.zeros(5, dtype=torch.float64), yes], dim=1)
+    labels = torch.tensor([0, 1, 0, 0, 1])
+    b = LossBatch(logits, labels, torch.ones(5, dtype=torch.float64), progress=0.9)
+    log_p = logits.log_softmax(1)
+    hardened = torch.tensor([0, 1, 0, 1, 0])
+    own = -log_p.gather(1, hardened[:, None])[:, 0].mean()
+    assert float(value("confidence", b, weight=1.0)) == pytest.approx(float(own))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "confidence", "adaptive_confidence"])
+def test_certain_soft_labels_are_hard_labels(name: str) -> None:
+    b = batch(2)
+    certain = b._replace(soft_probs=torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64).expand(M, K))
+    torch.testing.assert_close(value(name, certain, targets="soft"), value(name, b))
+
+
+def test_the_whole_vocabulary_has_no_tail() -> None:
+    b = batch(5, k=VOCAB)
+    full = torch.zeros(M, VOCAB, dtype=torch.float64).scatter(1, b.soft_ids, b.soft_probs)
+    expected = torch.nn.functional.cross_entropy(b.logits, full, reduction="none")
+    torch.testing.assert_close(value("cross_entropy", b, targets="soft"), (expected * b.weights).sum() / b.weights.sum())
+
+
+def test_smoothing_of_zero_is_cross_entropy() -> None:
+    b = batch(6)
+    torch.testing.assert_close(value("uncertainty_smoothing", b, weight=0.0), value("cross_entropy", b))
+
+
+@pytest.mark.parametrize("targets", ["hard", "soft"])
+@pytest.mark.parametrize("name", NAMES)
+def test_order_and_grouping_of_tokens_do_not_matter(name: str, targets: str) -> None:
+    b = batch(7)
+    settings = LossSettings(name, targets=targets)  # type: ignore[arg-type]
+    whole = LOSSES.get(name)(b, settings)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    moved = LOSSES.get(name)(LossBatch(*(part[order] for part in b[:5]), b.progress), settings)
+    parts = [LOSSES.get(name)(LossBatch(*(part[at] for part in b[:5]), b.progress), settings)
+             for at in (slice(0, 2), slice(2, 5))]  # fmt: skip
+    for place in range(2):
+        torch.testing.assert_close(moved[place], whole[place])
+        torch.testing.assert_close(parts[0][place] + parts[1][place], whole[place])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("targets", ["hard", "soft"])
+@pytest.mark.parametrize("name", NAMES)
+def test_extreme_logits_stay_finite(name: str, targets: str, dtype: torch.dtype) -> None:
+    b = batch(8, dtype=torch.float32)
+    logits = torch.full((M, VOCAB), -300.0)
+    logits[torch.arange(M), torch.tensor([0, 1, 2, 3, 4])] = 300.0
+    certain = torch.tensor([[1.0, 0.0, 0.0]]).expand(M, K)
+    for probs in (b.soft_probs, certain):
+        wild = LossBatch(logits.to(dtype).requires_grad_(), b.labels, b.weights, b.soft_ids, probs, 0.9)
+        total, _ = LOSSES.get(name)(wild, LossSettings(name, targets=targets))  # type: ignore[arg-type]
+        total.backward()
+        assert total.isfinite()
+        assert wild.logits.grad is not None
+        assert wild.logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "confidnce"}, "did you mean 'confidence'"),
+        ({"targets": "soggy"}, "unknown loss.targets"),
+        ({"top_k": 0}, "loss.top_k must be"),
+        ({"weight": 1.5}, r"loss.weight must lie in \[0, 1\]"),
+        ({"warmup": -0.1}, "loss.warmup"),
+        ({"alpha": math.inf}, "loss.alpha"),
+    ],
+)
+def test_bad_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LossSettings(**settings)
+
+
+def test_which_losses_want_a_teacher() -> None:
+    assert {name for name in NAMES if LossSettings(name).needs_soft} == {"product", "uncertainty_smoothing"}
+    assert LossSettings(targets="soft").needs_soft
+    with pytest.raises(ConfigError, match="teacher's probabilities"):
+        events(batch()._replace(soft_ids=None))
+
+
+def test_a_plug_in_is_one_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh: Registry = Registry("losses")
+    monkeypatch.setattr(losses, "LOSSES", fresh)
+    fresh.register("cross_entropy")(losses.cross_entropy)
+
+    @fresh.register("margin")
+    def margin(b: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
+        return b.logits.sum() * 0 + settings.weight, b.weights.sum()
+
+    assert not LossSettings("margin").needs_soft
