@@ -2,7 +2,8 @@
 
 The public names, loaded when first used (importing the package is light):
 
-``run`` a whole experiment, ``study`` a grid of them; ``rate``, ``boost``, ``label``, ``train_student``, ``evaluate``, ``generate`` its steps;
+``run`` a whole experiment, ``study`` a grid of them; ``rate``, ``boost``, ``label``, ``train_student``,
+``evaluate``, ``generate`` its steps;
 ``read_rows``, ``Row``, ``TaskFormat``, ``TrainSettings``, ``BoostSettings``, ``Ensemble`` what they work on.
 """
 

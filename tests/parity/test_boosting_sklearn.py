@@ -74,7 +74,9 @@ def test_staged_predictions_by_the_vote_rule(classes: int, shrinkage: float) -> 
                                 random_state=0).fit(x, y)  # fmt: skip
     settings = BoostSettings(rounds=ROUNDS, prior="vocabulary", shrinkage=shrinkage)
     weights, alphas, votes = uniform_weights(len(y)), [], []
-    for number, (stump, predicted) in enumerate(zip(theirs.estimators_, theirs.staged_predict(x), strict=True), start=1):
+    for number, (stump, predicted) in enumerate(
+        zip(theirs.estimators_, theirs.staged_predict(x), strict=True), start=1
+    ):
         own = DecisionTreeClassifier(max_depth=1, random_state=stump.random_state).fit(x, y, weights.numpy())
         wrong = torch.from_numpy(own.predict(x) != y)
         prior = prior_for_round(settings, weights, wrong, classes)

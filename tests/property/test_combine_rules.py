@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemw2s.ensemble.combine import RULES, Rule, open_rule
+from ensemw2s.ensemble.combine import RULES, open_rule
 from ensemw2s.ensemble.gate import GateNet
 from ensemw2s.ensemble.naive import naive_rule
 

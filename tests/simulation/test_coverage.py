@@ -37,7 +37,9 @@ def check(studies: Iterator[tuple[float, float, float]]) -> None:
     assert 0.93 - slack <= share <= 0.97 + slack, f"{share:.3f} of {count} studies"
 
 
-def pair(draw: np.random.Generator, rows: int, a: float = 0.62, b: float = 0.55, shared: float = 0.6) -> list[np.ndarray]:
+def pair(
+    draw: np.random.Generator, rows: int, a: float = 0.62, b: float = 0.55, shared: float = 0.6
+) -> list[np.ndarray]:
     """Two systems that are right on the same rows more often than chance (``shared``: a row's own luck)."""
     luck, own = draw.random(rows), draw.random((2, rows))
     u = np.where(draw.random(rows) < shared, luck, own)
@@ -150,7 +152,9 @@ def test_the_nested_bootstrap_is_too_narrow_for_few_seeds() -> None:
     """Why the t interval is what studies use: five seeds resampled miss the truth far too often, and t does not."""
     draw = np.random.default_rng(8)
 
-    def study(make: Callable[[list[tuple[RowScores, RowScores]]], tuple[float, float]]) -> Iterator[tuple[float, float, float]]:
+    def study(
+        make: Callable[[list[tuple[RowScores, RowScores]]], tuple[float, float]],
+    ) -> Iterator[tuple[float, float, float]]:
         for _ in range(150):
             pairs = []
             for _ in range(5):

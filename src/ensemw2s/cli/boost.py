@@ -26,6 +26,14 @@ def boost(
         float | None, typer.Option(help="Step of the weight update, in (0, 1]; 1 is the paper.")
     ] = None,
     rule: Annotated[str, typer.Option(help="How experts are combined; see 'ensemw2s list rules'.")] = "mean",
+    held_out: Annotated[
+        Path | None, typer.Option(help="Labelled rows kept back, for rules that are fitted and --error-on held-out.")
+    ] = None,
+    level: Annotated[str, typer.Option(help="Boost every token, or each row as a whole.")] = "token",
+    error_on: Annotated[str, typer.Option(help="Measure errors on train, held-out or out-of-bag samples.")] = "train",
+    form: Annotated[str, typer.Option(help="discrete (SAMME) or real (SAMME.R).")] = "discrete",
+    task: o.TaskKind = "generation",
+    head: o.Head = "tokens",
     tuning: o.Tuning = "full",
     lora_rank: o.LoraRank = 16,
     epochs: o.Epochs = None,
@@ -49,8 +57,10 @@ def boost(
     from ensemw2s.cli.screen import Screen
 
     named = {} if shrinkage is None else {"shrinkage": shrinkage}
-    settings = BoostSettings(rounds=rounds, mode=mode, prior=prior, **named)  # type: ignore[arg-type]
-    form = o.task_format(
+    settings = BoostSettings(
+        rounds=rounds, mode=mode, prior=prior, level=level, error_on=error_on, form=form, **named  # type: ignore[arg-type]
+    )  # fmt: skip
+    task_format = o.task_format(
         template=template, show_choices=show_choices, normalisation=normalisation, max_new_tokens=max_new_tokens,
         max_length=max_length, too_long=too_long,
     )  # fmt: skip
@@ -61,14 +71,14 @@ def boost(
     if dry_run:
         from ensemw2s.experiment.plan import plan_training
 
-        typer.echo(plan_training(api.as_rows(train), weak, training, form, machine, rounds, "expert"))
+        typer.echo(plan_training(api.as_rows(train), weak, training, task_format, machine, rounds, "expert"))
         return
     screen, folder = Screen(), out or Path("ensemble")
     screen.console.print(f"output folder: {folder}")
     api.boost(
         train, weak, folder, rounds=rounds, settings=settings, training=training, rule=rule,
-        tuning=o.check_tuning(tuning), lora=o.lora(lora_rank), task_format=form, seed=seed, machine=machine,
-        reporter=screen,
+        held_out=held_out, task=o.task(task, head), tuning=o.check_tuning(tuning), lora=o.lora(lora_rank),
+        task_format=task_format, seed=seed, machine=machine, reporter=screen,
     )  # fmt: skip
     screen.close()
     typer.echo(f"ensemble: {folder}")

@@ -19,7 +19,7 @@ def evaluate(
     model: Annotated[str, typer.Option(help="Ensemble folder, model folder, built-in name or hub id.")],
     data: Annotated[Path, typer.Option(help="Labelled rows: JSONL, CSV or Parquet.")],
     out: Annotated[Path, typer.Option(help="Scores to write.")] = Path("scores.json"),
-    metric: Annotated[list[str] | None, typer.Option(help="May be given again; all three by default.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="May be given again; all by default.")] = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.DType = "float32",
@@ -31,6 +31,7 @@ def evaluate(
     from ensemw2s import api
     from ensemw2s.cli.screen import Screen
     from ensemw2s.evaluation.metrics import METRICS
+    from ensemw2s.report import words
 
     machine = o.machine(device, dtype, batch_size, trust_remote_code)
     if dry_run:
@@ -44,7 +45,6 @@ def evaluate(
     screen.close()
     for score in result["scores"]:
         mark = "  (at chance)" if score["at_chance"] else ""
-        typer.echo(
-            f"{score['metric']:<16}{100 * score['value']:6.1f} %  [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
-            f"  {score['n']} rows{mark}"
-        )
+        name, unit = score["metric"], "%" if words.in_unit(score["metric"]) == "in %" else words.UNITS[score["metric"]]
+        value, low, high = (words.score(score[key], name) for key in ("value", "low", "high"))
+        typer.echo(f"{name:<16}{value:>7} {unit:<12} [{low}, {high}]  {score['n']} rows{mark}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-KINDS = ("models", "datasets", "presets", "rules")
+if TYPE_CHECKING:
+    from ensemw2s.registry import Registry
+
+KINDS = ("models", "datasets", "presets", "studies", "systems", "rules", "losses", "selections")
 
 
 def register(app: typer.Typer) -> None:
@@ -14,8 +17,8 @@ def register(app: typer.Typer) -> None:
     app.command(name="list")(list_names)
 
 
-def list_names(kind: Annotated[str | None, typer.Argument(metavar="[models|datasets|presets|rules]")] = None) -> None:
-    """List built-in models, data sets, presets and combine rules, or one kind of them."""
+def list_names(kind: Annotated[str | None, typer.Argument(metavar="[" + "|".join(KINDS) + "]")] = None) -> None:
+    """List what a configuration can name: models, data sets, presets, systems, rules ..., or one kind of them."""
     from ensemw2s.errors import ConfigError, nearest
 
     if kind is not None and kind not in KINDS:
@@ -43,9 +46,35 @@ def _entries(kind: str) -> list[tuple[str, str]]:
         from ensemw2s.experiment.presets import preset_names, preset_summary
 
         return [(name, preset_summary(name)) for name in preset_names()]
-    from ensemw2s.ensemble.combine import RULES
+    if kind == "studies":
+        from ensemw2s.experiment.study import study_names, study_summary
 
-    return [(name, (rule.__doc__ or "").strip().splitlines()[0]) for name, rule in RULES.items()]
+        return [(name, study_summary(name)) for name in study_names()]
+    if kind == "systems":
+        from ensemw2s.methods.systems import SYSTEMS
+
+        return [(name, system.meaning) for name, system in SYSTEMS.items()]
+    return [(name, _first_sentence(item)) for name, item in _registry(kind).items()]
+
+
+def _registry(kind: str) -> Registry[Any]:
+    if kind == "rules":
+        from ensemw2s.ensemble.combine import RULES
+
+        return RULES
+    if kind == "losses":
+        from ensemw2s.training.losses import LOSSES
+
+        return LOSSES
+    from ensemw2s.methods.selection import SELECTIONS
+
+    return SELECTIONS
+
+
+def _first_sentence(item: object) -> str:
+    """The first sentence of a docstring: short enough for one line."""
+    text = " ".join((item.__doc__ or "").split())
+    return text.split(". ")[0].split(": ")[0].rstrip(".")
 
 
 def _model(folder: object) -> str:

@@ -29,6 +29,8 @@ LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
 TrainBatch = Annotated[int | None, typer.Option("--train-batch-size", help="Rows an optimiser step.")]
 Tuning = Annotated[str, typer.Option(help="full or lora.")]
 LoraRank = Annotated[int, typer.Option(min=1, help="Rank of a LoRA adapter.")]
+TaskKind = Annotated[str, typer.Option("--task", help="generation, or binary: is a candidate answer right?")]
+Head = Annotated[str, typer.Option(help="Of a binary task: tokens (yes/no of the model itself) or classifier.")]
 OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.")]
 
 
@@ -66,6 +68,13 @@ def lora(rank: int) -> Any:
     from ensemw2s.models.adapters import LoraSettings
 
     return LoraSettings(r=rank, alpha=2.0 * rank)
+
+
+def task(kind: str, head: str) -> Any:
+    """What answers are; refuses unknown kinds and heads."""
+    from ensemw2s.experiment.opening import Task
+
+    return Task(kind, head)  # type: ignore[arg-type]
 
 
 def check_tuning(name: str) -> Any:

@@ -20,7 +20,9 @@ def rate(
     model: Annotated[list[str], typer.Option(help="Reference model; give again for several, which are averaged.")],
     out: Annotated[Path, typer.Option(help="Rated rows: .jsonl, .jsonl.gz, .csv or .parquet.")] = Path("rated.jsonl"),
     folds: Annotated[int, typer.Option(help="A row is rated by a model trained on the other folds.")] = 5,
-    by: Annotated[str, typer.Option(help="loss (nats a byte of the answer) or accuracy (share of wrong tokens).")] = "loss",
+    by: Annotated[
+        str, typer.Option(help="loss (nats a byte of the answer) or accuracy (share of wrong tokens).")
+    ] = "loss",
     epochs: o.Epochs = None,
     learning_rate: o.LearningRate = None,
     train_batch_size: o.TrainBatch = None,

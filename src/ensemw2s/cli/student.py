@@ -19,6 +19,12 @@ def student(
     strong: Annotated[str, typer.Option(help="Built-in name, model folder or hub id.")],
     train: Annotated[Path, typer.Option(help="What 'label' wrote, or any labelled rows.")],
     out: o.OutFolder = None,
+    loss: Annotated[str, typer.Option(help="What is minimised; see 'ensemw2s list losses'.")] = "cross_entropy",
+    targets: Annotated[str, typer.Option(help="Learn the teacher's hard labels or its soft ones.")] = "hard",
+    top_k: Annotated[int, typer.Option(help="Tokens kept of each soft label.")] = 8,
+    teacher: Annotated[str | None, typer.Option(help="The ensemble that gave the labels, for soft ones.")] = None,
+    task: o.TaskKind = "generation",
+    head: o.Head = "tokens",
     tuning: o.Tuning = "full",
     lora_rank: o.LoraRank = 16,
     epochs: o.Epochs = None,
@@ -39,7 +45,9 @@ def student(
     """Fine-tune a strong model on labels and save it."""
     from ensemw2s import api
     from ensemw2s.cli.screen import Screen
+    from ensemw2s.training.losses import LossSettings
 
+    chosen = LossSettings(loss, targets=targets, top_k=top_k)  # type: ignore[arg-type]
     form = o.task_format(
         template=template, show_choices=show_choices, normalisation=normalisation, max_new_tokens=max_new_tokens,
         max_length=max_length, too_long=too_long,
@@ -56,7 +64,8 @@ def student(
     screen, folder = Screen(), out or Path("student")
     screen.console.print(f"output folder: {folder}")
     api.train_student(
-        strong, train, folder, training=training, tuning=o.check_tuning(tuning), lora=o.lora(lora_rank),
+        strong, train, folder, training=training, loss=chosen, teacher=teacher, task=o.task(task, head),
+        tuning=o.check_tuning(tuning), lora=o.lora(lora_rank),
         task_format=form, seed=seed, machine=machine, reporter=screen,
     )  # fmt: skip
     screen.close()

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 def study(
     config: Annotated[
         list[str],
-        typer.Argument(metavar="STUDY.yaml [section.key=value ...]", help="A study file or a built-in name, then settings."),
+        typer.Argument(metavar="STUDY.yaml [section.key=value ...]", help="A file or a built-in name, then settings."),
     ],
     out: o.OutFolder = None,
     dry_run: o.DryRun = False,

@@ -44,10 +44,11 @@ def to_yes_no(rows: Sequence[Row], *, seed: int, purpose: str = "") -> tuple[lis
     if left_out:
         report["yes/no rows left out to balance the classes"] = len(left_out)
     found = [made[row.id] for row in usable if row.id not in left_out]
-    answers = {row.answer for row in found if row.answer is not None}
-    if len(answers) == 1 and len(found) > 1:
+    answers = {row.answer for row in found}
+    if len(answers) == 1 and None not in answers and len(found) > 1:
         raise DataError(
-            f"every one of {len(found)} yes/no rows has the answer {answers.pop()!r}: a binary task needs both classes"
+            f"every one of {len(found)} yes/no rows has the answer {found[0].answer!r}: a binary task needs both "
+            f"classes"
         )
     return found, report
 
@@ -61,7 +62,8 @@ def askable(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
     found = [row for row in rows if row.choices or row.answer is None or row.answer.strip().lower() in _WORDS]
     if rows and not found:
         raise DataError(
-            f"none of {len(rows)} rows has choices or a yes/no answer (the first answer is {rows[0].answer!r}): a binary "
+            f"none of {len(rows)} rows has choices or a yes/no answer (the first answer is {rows[0].answer!r}): a "
+            f"binary "
             "task needs one or the other"
         )
     missing = len(rows) - len(found)

@@ -81,7 +81,8 @@ def rate_by(rows: Sequence[Row], how: str) -> list[Row]:
 
     Args:
         rows: to be rated; those the file does not know stay without a difficulty.
-        how: a name in ``COUNTS``; or ``FILE`` with a column ``difficulty`` or ``rating``; or ``FILE:column``. Ratings are
+        how: a name in ``COUNTS``; or ``FILE`` with a column ``difficulty`` or ``rating``; or ``FILE:column``.
+            Ratings are
             numbers, or the words low, medium, high (or easy, medium, hard), which become 1, 2, 3.
 
     Raises:

@@ -35,6 +35,8 @@ class SplitSettings:
         weak_train, validation, pool, test_id, test_ood: rows of each; None shares out what is left.
         easy_fraction: the easier part of the rated rows is the easy side.
         threshold: rows of at most this difficulty are easy; overrides ``easy_fraction``.
+        easy_levels, hard_levels: cut by level instead: rows of exactly these difficulties are easy, or hard; others are
+            left out and counted.
         unrated: rows without a difficulty are left out ("drop") or kept on the easy side ("easy").
         respect_source_split: rows the source marks as test become test rows only, the others never do.
     """
@@ -47,6 +49,8 @@ class SplitSettings:
     test_ood: int | None = None
     easy_fraction: float = 0.5
     threshold: float | None = None
+    easy_levels: tuple[float, ...] = ()
+    hard_levels: tuple[float, ...] = ()
     unrated: Unrated = "drop"
     respect_source_split: bool = True
 
@@ -60,6 +64,13 @@ class SplitSettings:
             raise ConfigError(f"split.easy_fraction must lie in (0, 1), got {self.easy_fraction}")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ConfigError(f"split.threshold must be a finite number (or null), got {self.threshold}")
+        if bool(self.easy_levels) != bool(self.hard_levels):
+            raise ConfigError("split.easy_levels and split.hard_levels belong together: give both, or neither")
+        if self.easy_levels and self.threshold is not None:
+            raise ConfigError("split.threshold and split.easy_levels are two ways to cut: give one of them")
+        both = sorted(set(self.easy_levels) & set(self.hard_levels))
+        if both:
+            raise ConfigError(f"split.easy_levels and split.hard_levels share {both[0]:g}: a level is on one side only")
         for name in NAMES:
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -201,6 +212,8 @@ def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[lis
     if unrated:
         fate = "left out" if settings.unrated == "drop" else "kept on the easy side"
         report[f"rows without a difficulty, {fate}"] = len(unrated)
+    if settings.easy_levels:
+        return _by_level(rated, unrated if settings.unrated == "easy" else [], settings, report)
     rank = sorted(rated, key=lambda row: (row.difficulty, unit_hash(seed, "split", "tie", row.id), row.id))
     if settings.threshold is not None:
         cut = sum(1 for row in rank if row.difficulty is not None and row.difficulty <= settings.threshold)
@@ -208,6 +221,22 @@ def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[lis
         cut = round(len(rank) * settings.easy_fraction)
     easy = rank[:cut] + (unrated if settings.unrated == "easy" else [])
     return easy, rank[cut:], report
+
+
+def _by_level(
+    rated: Sequence[Row], unrated_easy: list[Row], settings: SplitSettings, report: dict[str, Any]
+) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    there = {row.difficulty for row in rated}
+    for name in ("easy_levels", "hard_levels"):
+        missing = [level for level in getattr(settings, name) if level not in there]
+        if missing:
+            known = ", ".join(f"{level:g}" for level in sorted(there)[:12])
+            raise DataError(f"no row has the difficulty {missing[0]:g} of split.{name}; there are {known}")
+    easy = [row for row in rated if row.difficulty in settings.easy_levels]
+    hard = [row for row in rated if row.difficulty in settings.hard_levels]
+    if len(easy) + len(hard) < len(rated):
+        report = {**report, "rows of other difficulties, left out": len(rated) - len(easy) - len(hard)}
+    return easy + unrated_easy, hard, report
 
 
 def _deal(

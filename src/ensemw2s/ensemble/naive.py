@@ -74,9 +74,7 @@ def _naive_gate(probs: Tensor, t: int, state: Mapping[str, Any]) -> float:
     entropy = -math.fsum(p * math.log(p) for p in mine if p > 0)
     same = sum(int(other.argmax()) == int(probs[t].argmax()) for other in probs) / len(probs)
     features = [entropy, math.log(max(mine)), same]
-    scaled = [
-        min(5.0, max(-5.0, (f - m) / s)) for f, m, s in zip(features, state["mean"], state["std"], strict=True)
-    ]
+    scaled = [min(5.0, max(-5.0, (f - m) / s)) for f, m, s in zip(features, state["mean"], state["std"], strict=True)]
     score = 0.0
     for unit, outer in enumerate(state["outer"]):
         inside = math.fsum(x * state["inner"][place][unit] for place, x in enumerate(scaled)) + state["bias"][unit]

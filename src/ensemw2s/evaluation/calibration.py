@@ -74,9 +74,12 @@ def calibration_interval(
 ) -> Interval:
     """The expected calibration error with an interval that knows of its bias.
 
-    An absolute value of noise is positive, so the plain estimate lies above the truth (with 15 bins and 1000 rows by about
-    two points for a perfect system), and a bootstrap's above the estimate: its percentile interval misses the truth nearly
-    always. Here each bin's gap d_b is taken as normal with its own standard error s_b, and the bias of Σ |d_b| is that of
+    An absolute value of noise is positive, so the plain estimate lies above the truth (with 15 bins and 1000 rows by
+    about
+    two points for a perfect system), and a bootstrap's above the estimate: its percentile interval misses the truth
+    nearly
+    always. Here each bin's gap d_b is taken as normal with its own standard error s_b, and the bias of Σ |d_b| is
+    that of
     folded normals, E|N(m, s)| - m. With m = |d_b| it is too small, with m = sqrt(max(d_b² - s_b², 0)) too large; the
     interval runs from value - larger bias - z·s to value - smaller bias + z·s, s² = Σ s_b², cut at 0. By simulation it
     covers 93 to 99 % where there is a calibration error, and about 90 % where there is exactly none.

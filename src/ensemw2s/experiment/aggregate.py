@@ -1,6 +1,7 @@
 """From the runs of a study to one table: means over seeds with t intervals, paired tests, Holm over the whole table.
 
-With fewer than three seeds a t interval says next to nothing; then the first run's own intervals over rows are shown, and
+With fewer than three seeds a t interval says next to nothing; then the first run's own intervals over rows are
+shown, and
 every entry says which of the two it is (``over``: "seeds" or "rows").
 """
 

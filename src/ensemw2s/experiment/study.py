@@ -73,6 +73,12 @@ def study_names() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
+def study_summary(name: str) -> str:
+    """A built-in study's first comment line."""
+    text = (Path(__file__).parent / "studies" / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.splitlines()[0].lstrip("# ")
+
+
 def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study and build every cell's configuration.
 

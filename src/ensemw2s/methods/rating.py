@@ -27,13 +27,17 @@ def check_rating(rows: Sequence[Row], folds: int, by: str) -> None:
     if by not in get_args(By):
         raise ConfigError(f"cannot rate by '{by}': {nearest(by, get_args(By))}")
     if folds < 2:
-        raise ConfigError(f"folds is {folds}: a row is rated by a model that did not train on it, so at least 2 are needed")
+        raise ConfigError(
+            f"folds is {folds}: a row is rated by a model that did not train on it, so at least 2 are needed"
+        )
     unlabelled = next((row for row in rows if row.answer is None), None)
     if unlabelled is not None:
         raise DataError(f"row '{unlabelled.id}' has no answer: only labelled rows can be rated; leave it out")
     different = len({question_text(row) for row in rows})
     if different < folds:
-        raise DataError(f"{different} different questions cannot be dealt into {folds} folds: give more rows or lower folds")
+        raise DataError(
+            f"{different} different questions cannot be dealt into {folds} folds: give more rows or lower folds"
+        )
 
 
 def deal_folds(rows: Sequence[Row], folds: int, seed: int) -> list[list[Row]]:
@@ -94,7 +98,8 @@ def average_ratings(by_model: Sequence[Mapping[str, float]]) -> dict[str, float]
     found = {row_id: sum(one[row_id] for one in by_model) / len(by_model) for row_id in by_model[0] if row_id in shared}
     if len(found) > 1 and len(set(found.values())) == 1:
         raise DataError(
-            f"every row was rated {next(iter(found.values())):g}: a cut by difficulty needs at least two values; train the "
+            f"every row was rated {next(iter(found.values())):g}: a cut by difficulty needs at least two values; "
+            f"train the "
             "reference models longer, or rate by loss"
         )
     return found

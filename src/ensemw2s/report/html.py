@@ -34,7 +34,19 @@ def render_html(results: Results, drawings: dict[str, Drawing]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    for name in ("percent", "points", "number", "duration", "megabytes", "visible", "plain", "score", "gap", "p_value", "in_unit"):
+    for name in (
+        "percent",
+        "points",
+        "number",
+        "duration",
+        "megabytes",
+        "visible",
+        "plain",
+        "score",
+        "gap",
+        "p_value",
+        "in_unit",
+    ):
         environment.filters[name] = getattr(words, name)
     environment.filters["split"] = words.split_label
     environment.filters["metric"] = words.metric_label

@@ -46,7 +46,9 @@ def draw_staged(study: Record) -> Figure | None:
 
 def draw_axis(study: Record) -> Figure | None:
     """Scores of weak, ensemble, student and ceiling along an axis of numbers: rounds, labelled rows ..."""
-    axis = next((name for name, labels in study["axes"].items() if len(labels) > 1 and all(map(_is_number, labels))), None)
+    axis = next(
+        (name for name, labels in study["axes"].items() if len(labels) > 1 and all(map(_is_number, labels))), None
+    )
     if axis is None:
         return None
     others = {tuple((k, v) for k, v in group["axes"].items() if k != axis) for group in study["groups"]}

@@ -44,7 +44,9 @@ def test_decoding_and_scoring_as_the_twin(
     models = make_experts(family, 3)
     state = state_of(name, models, rows)
     rule = open_rule(name, state)
-    fast = generate(models, ALPHAS, rule, ragged_prompts, max_new_tokens=8, eos_token_ids=EOS, pad_token_id=0, batch_size=4)
+    fast = generate(
+        models, ALPHAS, rule, ragged_prompts, max_new_tokens=8, eos_token_ids=EOS, pad_token_id=0, batch_size=4
+    )
     for prompt, answer in zip(ragged_prompts, fast, strict=True):
         slow = naive_generate(models, ALPHAS, name, prompt, max_new_tokens=8, eos_token_ids=EOS, state=state)
         said = answer.token_ids + ([slow.token_ids[-1]] if answer.finished else [])
@@ -114,7 +116,9 @@ def test_option_tables_take_one_pass_an_expert(
 
 
 @pytest.mark.parametrize("name", ["mean", "prefix"])
-def test_soft_targets_against_the_twin(name: str, make_experts: Callable[..., list[Any]], rows: list[EncodedRow]) -> None:
+def test_soft_targets_against_the_twin(
+    name: str, make_experts: Callable[..., list[Any]], rows: list[EncodedRow]
+) -> None:
     from ensemw2s.ensemble.naive import naive_rule
 
     models = make_experts("gptneox", 3)

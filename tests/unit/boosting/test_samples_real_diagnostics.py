@@ -32,7 +32,9 @@ def test_rows_are_wrong_where_any_token_is() -> None:
     assert tokens.owner.tolist() == [0, 0, 1, 2, 2, 2]
 
 
-def samme_r_by_definition(weights: list[float], probs: list[list[float]], labels: list[int], rate: float) -> list[float]:
+def samme_r_by_definition(
+    weights: list[float], probs: list[list[float]], labels: list[int], rate: float
+) -> list[float]:
     """Algorithm 4 of Zhu et al. (2009), written out with its coded labels."""
     classes = len(probs[0])
     new = []
@@ -139,6 +141,11 @@ def test_warnings() -> None:
     wrong = torch.zeros(2, 100, dtype=torch.bool)
     wrong[:, :5] = True
     lines = signs.warn([uniform_weights(100), narrow], alike, wrong, [0.05, 0.4])
-    assert [word in " ".join(lines) for word in ("effective sample size 1 of 100", "collapsed", "too alike")] == [True] * 3
+    assert [word in " ".join(lines) for word in ("effective sample size 1 of 100", "collapsed", "too alike")] == [
+        True
+    ] * 3
     fine = torch.arange(200).reshape(2, 100)
-    assert signs.warn([uniform_weights(100)] * 2, fine, wrong.roll(50, 1) & torch.tensor([[1], [0]]).bool(), [0.05, 0.06]) == []
+    assert (
+        signs.warn([uniform_weights(100)] * 2, fine, wrong.roll(50, 1) & torch.tensor([[1], [0]]).bool(), [0.05, 0.06])
+        == []
+    )

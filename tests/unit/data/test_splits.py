@@ -207,3 +207,32 @@ def test_arc_by_its_rating(shared: Path) -> None:
     assert splits.report["rows without a difficulty, left out"] > 0
     assert {r.difficulty for r in splits.pool} == {2.0, 3.0}
     assert {r.split for r in splits.test_ood} == {"test"}
+
+
+def test_cut_by_level() -> None:
+    rows = [Row(f"r{i}", f"q{i}", "a", difficulty=float(i % 4)) for i in range(80)]
+    settings = SplitSettings(easy_levels=(0, 1), hard_levels=(3,))
+    splits = split_rows(rows, settings, seed=0)
+    easy = [row for name in ("weak_train", "validation", "test_id") for row in getattr(splits, name)]
+    assert {row.difficulty for row in easy} == {0.0, 1.0}
+    assert {row.difficulty for row in (*splits.pool, *splits.test_ood)} == {3.0}
+    assert splits.report["rows of other difficulties, left out"] == 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"easy_levels": (1,)}, "belong together"),
+        ({"easy_levels": (1,), "hard_levels": (1, 2)}, "share 1"),
+        ({"easy_levels": (1,), "hard_levels": (2,), "threshold": 1.0}, "two ways to cut"),
+    ],
+)
+def test_bad_levels(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SplitSettings(**settings)
+
+
+def test_levels_must_exist() -> None:
+    rows = [Row(f"r{i}", f"q{i}", "a", difficulty=float(i % 2)) for i in range(40)]
+    with pytest.raises(DataError, match="no row has the difficulty 7 of split.hard_levels; there are 0, 1"):
+        split_rows(rows, SplitSettings(easy_levels=(0,), hard_levels=(7,)), seed=0)

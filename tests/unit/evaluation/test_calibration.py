@@ -13,7 +13,9 @@ from ensemw2s.evaluation.rowscores import RowScores
 
 
 def right(values: list[int]) -> RowScores:
-    return RowScores("exact_match", tuple(f"r{i}" for i in range(len(values))), np.array(values, float), np.ones(len(values)))
+    return RowScores(
+        "exact_match", tuple(f"r{i}" for i in range(len(values))), np.array(values, float), np.ones(len(values))
+    )
 
 
 def by_id(values) -> dict[str, float]:  # type: ignore[no-untyped-def]

@@ -121,7 +121,7 @@ def test_equivalence_is_two_one_sided_t_tests() -> None:
     upper = stats.ttest_1samp(gaps, 0.02, alternative="less").pvalue
     lower = stats.ttest_1samp(gaps, -0.02, alternative="greater").pvalue
     assert found.p == pytest.approx(max(upper, lower))
-    assert found.equivalent == (found.p < 0.05) == (-0.02 < found.low and found.high < 0.02)
+    assert found.equivalent == (found.p < 0.05) == (found.low > -0.02 and found.high < 0.02)
     assert not equivalence_over_seeds([0.9, 0.8], [0.5, 0.6], 0.02).equivalent
 
 

@@ -71,7 +71,9 @@ def table(wrong: Tensor, ids: Sequence[str], log_prob: Tensor | None = None) -> 
     offsets = torch.arange(0, count + 1, 2) if count else torch.zeros(1, dtype=torch.int64)
     label, zeros = torch.full((count,), 7), torch.zeros(count)
     top = torch.where(wrong, torch.tensor(3), label)
-    return ExpertTokens(tuple(ids), offsets, label, zeros if log_prob is None else log_prob, top, zeros, zeros, zeros - 2)
+    return ExpertTokens(
+        tuple(ids), offsets, label, zeros if log_prob is None else log_prob, top, zeros, zeros, zeros - 2
+    )
 
 
 def run(wrong: Sequence[Sequence[int]], **settings: object):  # type: ignore[no-untyped-def]

@@ -98,7 +98,9 @@ def test_cross_entropy_by_hand() -> None:
 
 def test_product_by_hand() -> None:
     p = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
-    one = LossBatch(p.log(), torch.tensor([0]), torch.ones(1), torch.tensor([[1]]), torch.tensor([[0.8]], dtype=torch.float64))
+    one = LossBatch(
+        p.log(), torch.tensor([0]), torch.ones(1), torch.tensor([[1]]), torch.tensor([[0.8]], dtype=torch.float64)
+    )
     # events: token 1 and the tail {0, 2}: p = .25, .75; q = .8, .2; target ∝ .2, .15 = 4/7, 3/7
     expected = -(4 / 7 * math.log(0.25) + 3 / 7 * math.log(0.75))
     assert float(value("product", one)) == pytest.approx(expected)
@@ -116,7 +118,13 @@ def test_adaptive_confidence_by_hand() -> None:
 
 def test_uncertainty_smoothing_by_hand() -> None:
     p = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
-    one = LossBatch(p.log(), torch.tensor([0]), torch.ones(1), torch.tensor([[0, 2]]), torch.tensor([[0.6, 0.4]], dtype=torch.float64))
+    one = LossBatch(
+        p.log(),
+        torch.tensor([0]),
+        torch.ones(1),
+        torch.tensor([[0, 2]]),
+        torch.tensor([[0.6, 0.4]], dtype=torch.float64),
+    )
     smooth = 0.5 * 0.4
     mean = -(math.log(0.5) + 2 * math.log(0.25)) / 3
     assert float(value("uncertainty_smoothing", one)) == pytest.approx((1 - smooth) * -math.log(0.5) + smooth * mean)
@@ -131,7 +139,9 @@ def test_confidence_warms_up_linearly() -> None:
     half = value("confidence", b._replace(progress=0.1), weight=0.6, warmup=0.2)
     assert float(half) == pytest.approx(float(0.7 * plain + 0.3 * hardened))
     assert float(value("confidence", b, weight=1.0)) == pytest.approx(float(hardened))
-    assert float(value("confidence", b._replace(progress=0.0), weight=1.0, warmup=0.0)) == pytest.approx(float(hardened))
+    assert float(value("confidence", b._replace(progress=0.0), weight=1.0, warmup=0.0)) == pytest.approx(
+        float(hardened)
+    )
 
 
 def test_two_classes_keep_the_teachers_balance() -> None:
@@ -157,7 +167,9 @@ def test_the_whole_vocabulary_has_no_tail() -> None:
     b = batch(5, k=VOCAB)
     full = torch.zeros(M, VOCAB, dtype=torch.float64).scatter(1, b.soft_ids, b.soft_probs)
     expected = torch.nn.functional.cross_entropy(b.logits, full, reduction="none")
-    torch.testing.assert_close(value("cross_entropy", b, targets="soft"), (expected * b.weights).sum() / b.weights.sum())
+    torch.testing.assert_close(
+        value("cross_entropy", b, targets="soft"), (expected * b.weights).sum() / b.weights.sum()
+    )
 
 
 def test_smoothing_of_zero_is_cross_entropy() -> None:
