@@ -72,9 +72,8 @@ def _registry(kind: str) -> Registry[Any]:
 
 
 def _first_sentence(item: object) -> str:
-    """The first sentence of a docstring: short enough for one line."""
-    text = " ".join((item.__doc__ or "").split())
-    return text.split(". ")[0].split(": ")[0].rstrip(".")
+    """The first line of a docstring."""
+    return (item.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def _model(folder: object) -> str:

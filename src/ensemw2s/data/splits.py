@@ -226,7 +226,7 @@ def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[lis
 def _by_level(
     rated: Sequence[Row], unrated_easy: list[Row], settings: SplitSettings, report: dict[str, Any]
 ) -> tuple[list[Row], list[Row], dict[str, Any]]:
-    there = {row.difficulty for row in rated}
+    there = {row.difficulty for row in rated if row.difficulty is not None}
     for name in ("easy_levels", "hard_levels"):
         missing = [level for level in getattr(settings, name) if level not in there]
         if missing:

@@ -60,11 +60,11 @@ def naive_rule(
         weights = [state["weights"][t] if shares[t] > 0 else 0.0 for t in range(len(probs))]
         return sum((w / math.fsum(weights) * p for w, p in zip(weights, probs, strict=True)), torch.zeros_like(mean))
     if rule == "prefix":
-        raw = [share * math.exp(state.get("beta", 1.0) * past) for share, past in zip(shares, prefix, strict=True)]
-        return sum((w / math.fsum(raw) * p for w, p in zip(raw, probs, strict=True)), torch.zeros_like(mean))
+        past = [share * math.exp(state.get("beta", 1.0) * before) for share, before in zip(shares, prefix, strict=True)]
+        return sum((w / math.fsum(past) * p for w, p in zip(past, probs, strict=True)), torch.zeros_like(mean))
     if rule == "gate":
-        raw = [share * math.exp(_naive_gate(probs, t, state)) for t, share in enumerate(shares)]
-        return sum((w / math.fsum(raw) * p for w, p in zip(raw, probs, strict=True)), torch.zeros_like(mean))
+        gated = [share * math.exp(_naive_gate(probs, t, state)) for t, share in enumerate(shares)]
+        return sum((w / math.fsum(gated) * p for w, p in zip(gated, probs, strict=True)), torch.zeros_like(mean))
     raise ConfigError(f"the naive twin has no rule '{rule}': allowed are those of this package")
 
 

@@ -121,7 +121,8 @@ def _pgr(first: Run, values: Mapping[Key, list[Any]], over: str) -> list[dict[st
         if over == "rows" or not all(key in values for key in keys):
             entries.append(dict(entry))
             continue
-        found = pgr_over_seeds(*(values[key] for key in keys))
+        weak, student, ceiling = (values[key] for key in keys)
+        found = pgr_over_seeds(weak, student, ceiling)
         entries.append({**_named(keys[1]), **found._asdict()})
     return entries
 

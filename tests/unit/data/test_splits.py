@@ -234,5 +234,5 @@ def test_bad_levels(settings: dict, message: str) -> None:
 
 def test_levels_must_exist() -> None:
     rows = [Row(f"r{i}", f"q{i}", "a", difficulty=float(i % 2)) for i in range(40)]
-    with pytest.raises(DataError, match="no row has the difficulty 7 of split.hard_levels; there are 0, 1"):
+    with pytest.raises(DataError, match=r"no row has the difficulty 7 of split\.hard_levels; there are 0, 1"):
         split_rows(rows, SplitSettings(easy_levels=(0,), hard_levels=(7,)), seed=0)

@@ -62,7 +62,7 @@ def test_holm_is_the_definition(p: list[float]) -> None:
 
 def test_holm_by_hand_and_bad_input() -> None:
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
-    with pytest.raises(DataError, match="p-value of a is 1.5"):
+    with pytest.raises(DataError, match=r"p-value of a is 1\.5"):
         holm({"a": 1.5})
 
 

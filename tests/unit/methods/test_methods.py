@@ -237,8 +237,8 @@ def test_held_out_errors_carry_weights_of_their_own() -> None:
 
 
 def test_a_rule_that_must_be_fitted_wants_held_out_rows() -> None:
+    bench = TableBench([[1] * 8, [1] + [0] * 7])
     with pytest.raises(ConfigError, match="'calibrated' is fitted on held-out rows and there are none"):
-        bench = TableBench([[1] * 8, [1] + [0] * 7])
         boost_experts(bench, ROWS, BoostSettings(rounds=1), TrainSettings(), seed=0, rule="calibrated")
 
 
