@@ -158,7 +158,8 @@ def minimal_detectable_over_seeds(sd: float, seeds: int, power: float = 0.8, alp
     cut = stats.t.isf(alpha / 2, seeds - 1)
 
     def missing(shift: float) -> float:
-        found = stats.nct.sf(cut, seeds - 1, shift) + stats.nct.cdf(-cut, seeds - 1, shift)
+        # The lower tail is next to nothing for a positive shift, where scipy may give NaN for it.
+        found = stats.nct.sf(cut, seeds - 1, shift) + np.nan_to_num(stats.nct.cdf(-cut, seeds - 1, shift))
         return float(found) - power
 
     high = 1.0

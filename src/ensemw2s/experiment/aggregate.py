@@ -105,6 +105,8 @@ def _scores(first: Run, values: Mapping[Key, list[Any]], over: str) -> list[dict
         at_chance = bool(own[key].get("at_chance"))
         if over == "seeds":
             found = seed_interval(some)
+            if key[2] not in LOWER_IS_BETTER:  # a share: what lies beyond 0 and 1 cannot be
+                found = found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
             chance = own[key].get("chance")
             at_chance = chance is not None and found.low <= chance
             entries.append({**_named(key), **_interval(found), "n": len(some), "at_chance": at_chance, "each": some})

@@ -154,8 +154,8 @@ def _terminal_wins(study: Record) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
     table.title = "win / tie / loss over the groups, p < 0.05 after Holm"
     table.add_column("", no_wrap=True)
-    for split in SPLITS:
-        table.add_column(words.split_label(split), justify="right", no_wrap=True)
+    for name in ("easy", "hard"):
+        table.add_column(name, justify="right", no_wrap=True)
     for method, rival in win_pairs(study):
         found = [entry_of(study["wins"], system=method, against=rival, split=split) for split in SPLITS]
         label = f"{words.system(method).label} {words.MINUS} {words.system(rival).label}"
