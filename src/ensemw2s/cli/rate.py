@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ensemw2s.cli import options as o
+
+if TYPE_CHECKING:
+    from ensemw2s.experiment.rating import Rated
+
+_UNITS = {"loss": "nats a byte of the answer", "accuracy": "share of wrong answer tokens"}
 
 
 def register(app: typer.Typer) -> None:
@@ -16,12 +22,15 @@ def register(app: typer.Typer) -> None:
 
 
 def rate(
-    data: Annotated[str, typer.Option("--in", help="Labelled rows: JSONL, CSV, Parquet, or a data set's name.")],
-    model: Annotated[list[str], typer.Option(help="Reference model; give again for several, which are averaged.")],
+    model: Annotated[list[str], typer.Option(help="Reference model; give again for several, whose mean is taken.")],
+    rows: Annotated[
+        str | None, typer.Argument(help="Labelled rows: JSONL, CSV, Parquet, or a data set's name.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--in", help="The same, named as for 'label'.")] = None,
     out: Annotated[Path, typer.Option(help="Rated rows: .jsonl, .jsonl.gz, .csv or .parquet.")] = Path("rated.jsonl"),
     folds: Annotated[int, typer.Option(help="A row is rated by a model trained on the other folds.")] = 5,
     by: Annotated[
-        str, typer.Option(help="loss (nats a byte of the answer) or accuracy (share of wrong tokens).")
+        str, typer.Option(help="loss (nats a byte of the answer) or accuracy (share of wrong answer tokens).")
     ] = "loss",
     epochs: o.Epochs = None,
     learning_rate: o.LearningRate = None,
@@ -38,24 +47,35 @@ def rate(
     """Rate rows by cross-fitted reference models: no row is rated by a model that trained on it."""
     from ensemw2s import api
     from ensemw2s.cli.screen import Screen
+    from ensemw2s.errors import ConfigError
 
+    source = rows or data
+    if source is None or (rows and data):
+        raise ConfigError("name the rows to rate once: ensemw2s rate ROWS, or --in ROWS")
     form = o.task_format(template=template, show_choices=show_choices, max_length=max_length, too_long=too_long)
     machine = o.machine(device, dtype, trust_remote_code=trust_remote_code)
     training = o.training(epochs, learning_rate, train_batch_size)
     screen = Screen()
     screen.console.print(f"output file: {out}")
     rated = api.rate(
-        data, model, out, folds=folds, by=by, training=training, task_format=form, seed=seed, machine=machine,  # type: ignore[arg-type]
+        source, model, out, folds=folds, by=by, training=training, task_format=form, seed=seed, machine=machine,  # type: ignore[arg-type]
         reporter=screen,
     )  # fmt: skip
     screen.close()
-    unit = "nats a byte" if by == "loss" else "share of wrong tokens"
-    least, low, middle, high, most = rated.quantiles
-    typer.echo(f"{len(rated.rows) - rated.unrated} rows rated in {out} ({unit}, larger is harder)")
-    typer.echo(f"least {least:.3g}, quartiles {low:.3g} / {middle:.3g} / {high:.3g}, most {most:.3g}")
+    for line in told(rated, model, folds, by, out):
+        typer.echo(line)
+
+
+def told(rated: Rated, models: Sequence[str], folds: int, by: str, out: Path) -> list[str]:
+    """What came out, in lines of at most 80 columns but for long names."""
+    named = f"reference model {models[0]}" if len(models) == 1 else f"mean of {len(models)} reference models"
+    lines = [f"{len(rated.rows) - rated.unrated} rows rated in {out}: {named}, {folds} folds"]
     if rated.unrated:
-        typer.echo(f"{rated.unrated} rows are too long for a reference model and have no rating")
+        lines.append(f"{rated.unrated} rows are too long for a reference model and have no rating")
+    lines.append(f"difficulty, {_UNITS[by]} (larger is harder):")
+    names = ("least", "25 %", "50 %", "75 %", "most")
+    lines.append("  " + "   ".join(f"{name} {value:.3g}" for name, value in zip(names, rated.quantiles, strict=True)))
     if rated.with_given is not None:
-        typer.echo(f"rank correlation with the difficulty the rows had: {rated.with_given:+.2f}")
-    for name, value in rated.between_models.items():
-        typer.echo(f"rank correlation of {model[0]} with {name}: {value:+.2f}")
+        lines.append(f"rank correlation with the difficulty the rows had: {rated.with_given:+.2f}")
+    between = rated.between_models.items()
+    return lines + [f"rank correlation of {models[0]} with {name}: {value:+.2f}" for name, value in between]

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ensemw2s.data.records import is_data_file, read_records
+from ensemw2s.data.records import is_data_file, read_records, text_of
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import difficulty_number
 from ensemw2s.errors import DataError, nearest
@@ -81,17 +81,22 @@ def rate_by(rows: Sequence[Row], how: str) -> list[Row]:
 
     Args:
         rows: to be rated; those the file does not know stay without a difficulty.
-        how: a name in ``COUNTS``; or ``FILE`` with a column ``difficulty`` or ``rating``; or ``FILE:column``.
-            Ratings are
-            numbers, or the words low, medium, high (or easy, medium, hard), which become 1, 2, 3.
+        how: a name in ``COUNTS``; or ``FILE`` with a column ``difficulty`` or ``rating``; or ``FILE:column``. Ratings
+            are numbers, or the words low, medium, high (or easy, medium, hard), which become 1, 2, 3.
+
+    Returns:
+        The same rows in the same order. ``split_rows`` counts those without a difficulty in its report.
 
     Raises:
-        DataError: neither of both, a file without those columns, no row rated, or the same rating for every row.
+        DataError: neither of both, a file without those columns or with two ratings of one id, no row rated, or the
+            same rating for every row.
     """
     path, _, column = how.rpartition(":")
     if is_data_file(how) or is_data_file(path):
         file, wanted = (how, None) if is_data_file(how) else (path, column)
-        rated = from_ratings(rows, _read_ratings(Path(file), wanted))
+        ratings = _read_ratings(Path(file), wanted)
+        _refuse_strangers(rows, ratings, file)
+        rated = from_ratings(rows, ratings)
     elif how in COUNTS:
         rated = count_difficulty(rows, how)
     else:
@@ -99,7 +104,8 @@ def rate_by(rows: Sequence[Row], how: str) -> list[Row]:
     values = {row.difficulty for row in rated if row.difficulty is not None}
     if len(values) == 1:
         raise DataError(
-            f"difficulty by '{how}' is {values.pop():g} for every row: a cut by difficulty needs at least two values"
+            f"difficulty by '{how}' is {values.pop():g} for every row: an easy-to-hard cut needs at least two values; "
+            "take another source of difficulty"
         )
     return rated
 
@@ -115,9 +121,23 @@ def _read_ratings(path: Path, wanted: str | None) -> dict[str, float]:
         if isinstance(value, str) and value.strip().lower() in _WORDS:
             value = _WORDS[value.strip().lower()]
         number = difficulty_number(value, place)
-        if number is not None:
-            ratings[str(record["id"])] = number
+        if number is None:
+            continue
+        row_id = text_of(record["id"])
+        if ratings.setdefault(row_id, number) != number:
+            raise DataError(f"{place}: id '{row_id}' is rated {number:g} here and {ratings[row_id]:g} before; keep one")
     return ratings
+
+
+def _refuse_strangers(rows: Sequence[Row], ratings: Mapping[str, float], file: str) -> None:
+    if not ratings:
+        raise DataError(f"{file} rates nothing: every rating in it is empty")
+    if not any(row.id in ratings for row in rows):
+        known, asked = next(iter(ratings)), rows[0].id if rows else "none"
+        raise DataError(
+            f"none of {len(rows)} row ids is among the {len(ratings)} of {file} (it rates '{known}', the first row is "
+            f"'{asked}'): ratings are joined on the id, give rows and ratings the same ones"
+        )
 
 
 def _rated(rows: Sequence[Row], values: Sequence[float | None], how: str) -> list[Row]:

@@ -16,8 +16,8 @@ _QUANTILES = (0.1, 0.5, 0.9)
 def overlap(easy: Sequence[Row], hard: Sequence[Row]) -> float | None:
     """Probability that a random hard row is rated no harder than a random easy one, ties counting half.
 
-    0 is a clean cut, 0.5 no shift at all (the Mann-Whitney statistic over the number of pairs). None where one side
-    has no ratings.
+    In [0, 1]: 0 is a clean cut, 0.5 no shift at all, 1 the sides exchanged. It is the statistic U of the easy side over
+    the number of pairs (Mann and Whitney 1947). Rows without a difficulty do not count; None where a side has no other.
     """
     low, high = _ratings(easy), _ratings(hard)
     if not len(low) or not len(high):
@@ -29,7 +29,12 @@ def overlap(easy: Sequence[Row], hard: Sequence[Row]) -> float | None:
 
 
 def shift_report(splits: Splits) -> dict[str, Any]:
-    """Ratings of both sides and their overlap, for training against pool and for the two tests."""
+    """How far a split is a shift, as data for ``results.json``.
+
+    Returns:
+        ``train_pool`` (weak train against pool) and ``tests`` (test ID against test OOD), each with ``overlap`` and
+        the 10, 50 and 90 % quantiles of the difficulty of ``easy`` and ``hard``; None where a side has none.
+    """
     return {
         "train_pool": _sides(splits.weak_train, splits.pool),
         "tests": _sides(splits.test_id, splits.test_ood),

@@ -24,6 +24,8 @@ NAMES = ("weak_train", "validation", "pool", "test_id", "test_ood")
 # Shares of a side where no counts are given: an easy side trains, validates, tests; a hard one pools, tests.
 _EASY_SHARES = {"weak_train": 0.6, "validation": 0.15, "test_id": 0.25}
 _HARD_SHARES = {"pool": 0.7, "test_ood": 0.3}
+_EASY_FRACTION = 0.5
+_LEVELS_TOLD = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +35,11 @@ class SplitSettings:
     Attributes:
         kind: "easy-to-hard" (difficulty is the axis of the shift) or "random" (all splits from all rows).
         weak_train, validation, pool, test_id, test_ood: rows of each; None shares out what is left.
-        easy_fraction: the easier part of the rated rows is the easy side.
-        threshold: rows of at most this difficulty are easy; overrides ``easy_fraction``.
-        easy_levels, hard_levels: cut by level instead: rows of exactly these difficulties are easy, or hard; others are
-            left out and counted.
+        easy_fraction: first way to cut: this easier part of the rated rows is the easy side; half of them where no way
+            is named.
+        threshold: second way: rows of at most this difficulty are easy.
+        easy_levels, hard_levels: third way: rows of exactly these difficulties are easy, or hard; others are left out
+            and counted. Both or neither.
         unrated: rows without a difficulty are left out ("drop") or kept on the easy side ("easy").
         respect_source_split: rows the source marks as test become test rows only, the others never do.
     """
@@ -47,10 +50,10 @@ class SplitSettings:
     pool: int | None = None
     test_id: int | None = None
     test_ood: int | None = None
-    easy_fraction: float = 0.5
+    easy_fraction: float | None = None
     threshold: float | None = None
-    easy_levels: tuple[float, ...] = ()
-    hard_levels: tuple[float, ...] = ()
+    easy_levels: tuple[float, ...] | None = None
+    hard_levels: tuple[float, ...] | None = None
     unrated: Unrated = "drop"
     respect_source_split: bool = True
 
@@ -60,21 +63,27 @@ class SplitSettings:
                 raise ConfigError(
                     f"unknown split.{name} {getattr(self, name)!r}: {nearest(str(getattr(self, name)), get_args(kind))}"
                 )
-        if not 0 < self.easy_fraction < 1:
-            raise ConfigError(f"split.easy_fraction must lie in (0, 1), got {self.easy_fraction}")
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise ConfigError(f"split.threshold must be a finite number (or null), got {self.threshold}")
-        if bool(self.easy_levels) != bool(self.hard_levels):
-            raise ConfigError("split.easy_levels and split.hard_levels belong together: give both, or neither")
-        if self.easy_levels and self.threshold is not None:
-            raise ConfigError("split.threshold and split.easy_levels are two ways to cut: give one of them")
-        both = sorted(set(self.easy_levels) & set(self.hard_levels))
-        if both:
-            raise ConfigError(f"split.easy_levels and split.hard_levels share {both[0]:g}: a level is on one side only")
+        self._check_cut()
         for name in NAMES:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ConfigError(f"split.{name} must be at least 1 row, got {count}")
+
+    def _check_cut(self) -> None:
+        ways = [name for name in ("easy_fraction", "threshold", "easy_levels") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ConfigError(f"split.{ways[0]} and split.{ways[1]} are two ways to cut: give one of them")
+        if self.easy_fraction is not None and not 0 < self.easy_fraction < 1:
+            raise ConfigError(f"split.easy_fraction must lie in (0, 1), got {self.easy_fraction}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ConfigError(f"split.threshold must be a finite number (or null), got {self.threshold}")
+        if self.easy_levels is None and self.hard_levels is None:
+            return
+        if not self.easy_levels or not self.hard_levels:
+            raise ConfigError("split.easy_levels and split.hard_levels belong together: give both, none of them empty")
+        both = sorted(set(self.easy_levels) & set(self.hard_levels))
+        if both:
+            raise ConfigError(f"split.easy_levels and split.hard_levels share {both[0]:g}: a level is on one side only")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,31 +221,46 @@ def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[lis
     if unrated:
         fate = "left out" if settings.unrated == "drop" else "kept on the easy side"
         report[f"rows without a difficulty, {fate}"] = len(unrated)
-    if settings.easy_levels:
-        return _by_level(rated, unrated if settings.unrated == "easy" else [], settings, report)
+    kept = unrated if settings.unrated == "easy" else []
+    if settings.easy_levels and settings.hard_levels:
+        easy, hard, other = _by_level(rated, settings.easy_levels, settings.hard_levels)
+        if other:
+            report["rows of other difficulties, left out"] = other
+        return easy + kept, hard, report
     rank = sorted(rated, key=lambda row: (row.difficulty, unit_hash(seed, "split", "tie", row.id), row.id))
-    if settings.threshold is not None:
-        cut = sum(1 for row in rank if row.difficulty is not None and row.difficulty <= settings.threshold)
+    if settings.threshold is None:
+        cut = round(len(rank) * (_EASY_FRACTION if settings.easy_fraction is None else settings.easy_fraction))
     else:
-        cut = round(len(rank) * settings.easy_fraction)
-    easy = rank[:cut] + (unrated if settings.unrated == "easy" else [])
-    return easy, rank[cut:], report
+        cut = _cut_at(rank, settings.threshold)
+    return rank[:cut] + kept, rank[cut:], report
+
+
+def _cut_at(rank: Sequence[Row], threshold: float) -> int:
+    ratings = [row.difficulty for row in rank if row.difficulty is not None]
+    cut = sum(rating <= threshold for rating in ratings)
+    if cut in (0, len(ratings)):
+        side = "hard" if cut else "easy"
+        raise DataError(
+            f"split.threshold {threshold:g} leaves no {side} row: the difficulties go from {ratings[0]:g} to "
+            f"{ratings[-1]:g}, and rows of at most the threshold are easy"
+        )
+    return cut
 
 
 def _by_level(
-    rated: Sequence[Row], unrated_easy: list[Row], settings: SplitSettings, report: dict[str, Any]
-) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    rated: Sequence[Row], easy_levels: Sequence[float], hard_levels: Sequence[float]
+) -> tuple[list[Row], list[Row], int]:
+    """Rows of the easy levels, of the hard ones, and how many are of neither."""
     there = {row.difficulty for row in rated if row.difficulty is not None}
-    for name in ("easy_levels", "hard_levels"):
-        missing = [level for level in getattr(settings, name) if level not in there]
+    for name, levels in (("easy_levels", easy_levels), ("hard_levels", hard_levels)):
+        missing = [level for level in levels if level not in there]
         if missing:
-            known = ", ".join(f"{level:g}" for level in sorted(there)[:12])
-            raise DataError(f"no row has the difficulty {missing[0]:g} of split.{name}; there are {known}")
-    easy = [row for row in rated if row.difficulty in settings.easy_levels]
-    hard = [row for row in rated if row.difficulty in settings.hard_levels]
-    if len(easy) + len(hard) < len(rated):
-        report = {**report, "rows of other difficulties, left out": len(rated) - len(easy) - len(hard)}
-    return easy + unrated_easy, hard, report
+            known = ", ".join(f"{level:g}" for level in sorted(there)[:_LEVELS_TOLD])
+            more = f" and {len(there) - _LEVELS_TOLD} more" if len(there) > _LEVELS_TOLD else ""
+            raise DataError(f"no row has the difficulty {missing[0]:g} of split.{name}; there are {known}{more}")
+    easy = [row for row in rated if row.difficulty in easy_levels]
+    hard = [row for row in rated if row.difficulty in hard_levels]
+    return easy, hard, len(rated) - len(easy) - len(hard)
 
 
 def _deal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class Rated:
         quantiles: 0, 25, 50, 75 and 100 % of the ratings.
         unrated: rows too long for a reference model.
         with_given: Spearman's correlation with the difficulty the rows had, or None.
-        between_models: the same between the first reference model and each other, by name.
+        between_models: the same between the first reference model and each other, by the other's name; none where
+            one of the two rated all rows alike.
     """
 
     rows: tuple[Row, ...]
@@ -56,19 +58,22 @@ def rate_rows(
     """Rate labelled rows and write them with their ``difficulty``.
 
     Args:
-        rows: labelled.
-        models: reference models; with several the rating is the mean of theirs.
-        out: where to write; the rows' own columns, a former difficulty as ``difficulty_given``. None writes nothing.
+        rows: labelled, with unique ids.
+        models: reference models, each fine-tuned once a fold; with several the rating is the mean of theirs.
+        out: where to write, in the format its ending tells: the rows' own columns, ``difficulty`` (empty where a row is
+            too long), a former one as ``difficulty_given``, ``rated_by``, ``rating_models``, and with several
+            reference models the rating of each as ``difficulty_NAME``. None writes nothing.
         folds: see ``cross_fitted_ratings``.
-        by: see there.
+        by: see there, also for the unit.
         training: each reference model's budget.
         task_format: how rows become prompts.
         seed: of folds and training.
-        machine: device, dtype, store.
+        machine: device, dtype, store. Every fine-tuning and scoring is a stored stage, so a second call goes on where
+            the first was stopped.
         reporter: told of progress.
 
     Raises:
-        EnsemW2SError: anything that is the user's to mend; a bad name of ``out`` before any work.
+        EnsemW2SError: anything that is the user's to mend; bad settings and a bad name of ``out`` before any work.
     """
     if not models or len(set(models)) < len(models):
         raise ConfigError(f"reference models {list(models)}: name at least one, and each once")
@@ -84,7 +89,7 @@ def rate_rows(
     ratings = average_ratings(list(found.values()))
     rated = tuple(dataclasses.replace(row, difficulty=ratings.get(row.id)) for row in rows)
     if out is not None:
-        write_records(out, [_record(row, ratings.get(row.id), found, by) for row in rows])
+        write_records(out, _records(rated, {row.id: row.difficulty for row in rows}, found, by))
     first = found[models[0]]
     return Rated(
         rated,
@@ -95,13 +100,22 @@ def rate_rows(
     )
 
 
-def _record(row: Row, rating: float | None, found: Mapping[str, Mapping[str, float]], by: str) -> dict[str, Any]:
-    given = {} if row.difficulty is None else {"difficulty_given": row.difficulty}
-    plain = {"id": row.id, "question": row.question, "context": row.context, "answer": row.answer,
-             "choices": list(row.choices) if row.choices else None}  # fmt: skip
-    each = {f"difficulty_{Path(name).name}": one.get(row.id) for name, one in found.items()} if len(found) > 1 else {}
-    own = {**(dict(row.raw) or plain), "id": row.id}
-    return {**own, **given, "difficulty": rating, "rated_by": by, "rating_models": list(found), **each}
+def _records(
+    rated: Sequence[Row], given: Mapping[str, float | None], found: Mapping[str, Mapping[str, float]], by: str
+) -> list[dict[str, Any]]:
+    """The rows' own columns and the ratings beside them; readable by ``read_rows`` without any mapping."""
+    short = Counter(Path(name).name for name in found)
+    columns = {name: f"difficulty_{Path(name).name if short[Path(name).name] == 1 else name}" for name in found}
+    records = []
+    for row in rated:
+        plain = {"question": row.question, "context": row.context, "answer": row.answer,
+                 "choices": list(row.choices) if row.choices else None, "split": row.split}  # fmt: skip
+        missing = {name: value for name, value in plain.items() if name not in row.raw and value is not None}
+        former = {} if given[row.id] is None else {"difficulty_given": given[row.id]}
+        each = {columns[name]: one.get(row.id) for name, one in found.items()} if len(found) > 1 else {}
+        records.append({**row.raw, "id": row.id, **missing, **former, "difficulty": row.difficulty,
+                        "rated_by": by, "rating_models": list(found), **each})  # fmt: skip
+    return records
 
 
 def _correlation(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
