@@ -89,7 +89,7 @@ def test_evaluate_writes_scores(made: Path) -> None:
         ensemw2s("evaluate", "--model", model, "--data", "train.jsonl", "--out", "s.json", cwd=made)
         scores = {s["metric"]: s for s in json.loads((made / "s.json").read_text())["scores"]}
         assert scores["exact_match"]["n"] == 6
-        assert set(scores) == {"exact_match", "token_accuracy"}
+        assert set(scores) == {"exact_match", "token_accuracy", "nll", "brier", "ece"}
 
 
 def test_generate_says_which_format_it_applied(made: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,10 +30,12 @@ class ClassTable(NamedTuple):
 
     @classmethod
     def of(cls, tables: Sequence[ExpertTokens], alphas: Sequence[float], rule: MixRule) -> ClassTable:
-        """From tables of rows that were all encoded as class 0: log p("no"), the rest is p("yes")."""
+        """From tables of rows that were all encoded as class 0: log p("no"), and from the mean of both log p("yes").
+
+        The mean keeps what 1 - p("no") would lose to rounding where "no" is all but certain.
+        """
         no = torch.stack([table.log_prob.double() for table in tables])
-        # log(1 - e^x), by the better of two forms (Maechler 2012), for x <= 0.
-        yes = torch.where(no > -math.log(2), (-torch.expm1(no)).log(), torch.log1p(-no.exp()))
+        yes = 2 * torch.stack([table.mean_log_prob.double() for table in tables]) - no
         alone = torch.stack([no, yes], dim=-1)
         prefix = torch.zeros(alone.shape[:2], dtype=torch.float64)  # one token an answer: nothing before it
         return cls(tables[0].ids, alone, rule(alone, torch.tensor(list(alphas), dtype=torch.float64), prefix))

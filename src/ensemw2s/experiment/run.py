@@ -10,7 +10,7 @@ from typing import Any
 
 from ensemw2s.artifacts import disk_error, fingerprint, read_json, write_json, write_jsonl
 from ensemw2s.ensemble.combine import RULES
-from ensemw2s.errors import ConfigError
+from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.export import export_ensemble, export_student
@@ -26,6 +26,7 @@ from ensemw2s.methods.systems import build_order
 from ensemw2s.models.checks import check_model_folder
 from ensemw2s.models.devices import resolve_device
 from ensemw2s.models.loading import load_tokenizer, model_folder
+from ensemw2s.models.vocabulary import check_same_vocabulary
 
 RUN_FILE = "run.json"
 
@@ -48,6 +49,29 @@ def check_config(config: Config) -> None:
         trust = config.models.trust_remote_code
         check_model_folder(model_folder(name, trust_remote_code=trust), trust_remote_code=trust)
         load_tokenizer(name, trust_remote_code=trust)
+    if config.loss.needs_soft and config.task != "binary":
+        _check_soft(config)
+
+
+def _check_soft(config: Config) -> None:
+    """Soft labels are probabilities of the teacher's tokens: the student must have the same, and enough of them.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    trust = config.models.trust_remote_code
+    tokenizers = {n: load_tokenizer(n, trust_remote_code=trust) for n in (config.models.weak, config.models.strong)}
+    try:
+        check_same_vocabulary(tokenizers)
+    except ModelError as error:
+        raise ConfigError(
+            f"loss.targets 'soft' learns from the teacher's tokens: {error}; or use targets=hard"
+        ) from error
+    size = len(tokenizers[config.models.weak])
+    if config.loss.top_k > size:
+        raise ConfigError(
+            f"loss.top_k is {config.loss.top_k}, and the teacher's vocabulary has {size} tokens: lower it"
+        )
 
 
 def claim_folder(out: Path, config: Config) -> None:

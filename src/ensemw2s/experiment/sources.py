@@ -35,12 +35,14 @@ def _given(config: Config) -> Splits:
         rows = rows[: data.limit]
     if data.difficulty is not None:
         rows = rate_by(rows, data.difficulty)
+    told: dict[str, int] = {}
     if config.task == "binary":  # before the cut, so that the splits have the sizes asked for
-        rows, _ = askable(rows)
+        rows, told = askable(rows)
     given = {name: getattr(data, name) for name in ("pool", "test_id", "test_ood", "validation")}
     named = {name: path for name, path in given.items() if path}
     if not named:
-        return split_rows(rows, config.split, config.seed)
+        splits = split_rows(rows, config.split, config.seed)
+        return dataclasses.replace(splits, report={**told, **splits.report})
     for name in ("pool", "test_id", "test_ood"):
         if name not in named:
             raise ConfigError(

@@ -251,5 +251,6 @@ def _beside(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     for section, key in _PATHS:
         value = (settings.get(section) or {}).get(key)
         if isinstance(value, str) and value.startswith("."):
-            changed = merge(changed, {section: {key: str((folder / value).resolve())}})
+            path, colon, column = value.partition(":")  # a column of a file of ratings may follow
+            changed = merge(changed, {section: {key: f"{(folder / path).resolve()}{colon}{column}"}})
     return changed

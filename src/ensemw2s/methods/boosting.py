@@ -138,6 +138,7 @@ class _Judge:
         table = bench.token_table(pretrained, rows)
         if len(table.label) == 0:
             raise DataError("the labelled rows hold no answer tokens: give rows with a non-empty answer")
+        self._margins(table)  # zero probabilities are refused here, before anything is trained
         self.samples = Samples(settings.level, table.offsets)
         self.weights = uniform_weights(len(self.samples))
         self.history = [self.weights]

@@ -219,12 +219,41 @@ def test_cut_by_level() -> None:
     assert splits.report["rows of other difficulties, left out"] == 20
 
 
+def test_unrated_rows_beside_a_cut_by_level() -> None:
+    some = [Row(f"r{i}", f"q{i}", "a", difficulty=float(i % 3) if i % 4 else None) for i in range(120)]
+    levels = {"easy_levels": (0,), "hard_levels": (1, 2)}
+    dropped = split_rows(some, SplitSettings(**levels), seed=0)
+    assert dropped.report == {"rows without a difficulty, left out": 30}
+    kept = split_rows(some, SplitSettings(**levels, unrated="easy"), seed=0)
+    easy = [row.difficulty for row in (*kept.weak_train, *kept.validation, *kept.test_id)]
+    assert set(easy) == {0.0, None}
+    assert all(row.difficulty in (1.0, 2.0) for row in (*kept.pool, *kept.test_ood))
+
+
+def test_half_of_the_rows_are_easy_where_no_cut_is_named() -> None:
+    assert names(split_rows(rows(), SplitSettings(), 5)) == names(
+        split_rows(rows(), SplitSettings(easy_fraction=0.5), 5)
+    )
+
+
+@pytest.mark.parametrize(("threshold", "side"), [(-1.0, "easy"), (9.0, "hard")])
+def test_a_threshold_beyond_the_difficulties_is_told(threshold: float, side: str) -> None:
+    with pytest.raises(
+        DataError, match=f"split.threshold {threshold:g} leaves no {side} row: the difficulties go from 0"
+    ):
+        split_rows(rows(), SplitSettings(threshold=threshold), 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"easy_levels": (1,)}, "belong together"),
+        ({"hard_levels": (1,)}, "belong together"),
+        ({"easy_levels": (), "hard_levels": (1,)}, "none of them empty"),
         ({"easy_levels": (1,), "hard_levels": (1, 2)}, "share 1"),
         ({"easy_levels": (1,), "hard_levels": (2,), "threshold": 1.0}, "two ways to cut"),
+        ({"easy_levels": (1,), "hard_levels": (2,), "easy_fraction": 0.5}, "two ways to cut"),
+        ({"threshold": 1.0, "easy_fraction": 0.5}, "split.easy_fraction and split.threshold are two ways to cut"),
     ],
 )
 def test_bad_levels(settings: dict, message: str) -> None:

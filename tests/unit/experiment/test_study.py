@@ -122,7 +122,12 @@ def run(seed: int, shift: float = 0.0) -> dict[str, Any]:
 
 
 def values(runs: list[dict], system: str, split: str = "test_ood", metric: str = "exact_match") -> list[float]:
-    return [e["value"] for r in runs for e in r["scores"] if (e["system"], e["split"], e["metric"]) == (system, split, metric)]
+    return [
+        e["value"]
+        for r in runs
+        for e in r["scores"]
+        if (e["system"], e["split"], e["metric"]) == (system, split, metric)
+    ]
 
 
 def test_over_seeds_the_statistics_are_scipys() -> None:
@@ -130,10 +135,14 @@ def test_over_seeds_the_statistics_are_scipys() -> None:
     found = aggregate("s", {}, [({}, seed, r) for seed, r in enumerate(runs)])
     (group,) = found["groups"]
     assert (group["over"], group["seeds"]) == ("seeds", [0, 1, 2, 3])
-    student = next(e for e in group["scores"] if (e["system"], e["split"], e["metric"]) == ("student", "test_ood", "exact_match"))
+    student = next(
+        e for e in group["scores"] if (e["system"], e["split"], e["metric"]) == ("student", "test_ood", "exact_match")
+    )
     mine = values(runs, "student")
     interval = stats.ttest_1samp(mine, 0).confidence_interval(0.95)
-    assert (student["value"], student["low"], student["high"]) == pytest.approx((np.mean(mine), interval.low, interval.high))
+    assert (student["value"], student["low"], student["high"]) == pytest.approx(
+        (np.mean(mine), interval.low, interval.high)
+    )
     pairs = {(e["system"], e["against"], e["split"]): e for e in group["differences"]}
     gain = pairs["student", "weak", "test_ood"]
     assert gain["p"] == pytest.approx(stats.ttest_rel(mine, values(runs, "weak")).pvalue)
@@ -143,7 +152,8 @@ def test_over_seeds_the_statistics_are_scipys() -> None:
     wins = {(e["system"], e["against"], e["split"]): e for e in found["wins"]}
     assert wins["student", "weak", "test_ood"] | {"win": 1, "tie": 0, "loss": 0} == wins["student", "weak", "test_ood"]
     assert group["pgr"][0]["value"] == pytest.approx(
-        (np.mean(mine) - np.mean(values(runs, "weak"))) / (np.mean(values(runs, "ceiling")) - np.mean(values(runs, "weak")))
+        (np.mean(mine) - np.mean(values(runs, "weak")))
+        / (np.mean(values(runs, "ceiling")) - np.mean(values(runs, "weak")))
     )
     assert next(e for e in group["cost"] if e["system"] == "weak")["train_seconds"] == 3.5
     assert group["warnings"] == ["seed 0", "seed 1", "seed 2", "seed 3"]
@@ -169,7 +179,9 @@ def test_holm_runs_over_the_whole_study() -> None:
     one = aggregate("s", {"rule": ["mean"]}, cells[:4])
 
     def gain(found: dict[str, Any]) -> float:
-        return next(e["p_holm"] for e in found["groups"][0]["differences"] if (e["against"], e["split"]) == ("weak", "test_ood"))
+        return next(
+            e["p_holm"] for e in found["groups"][0]["differences"] if (e["against"], e["split"]) == ("weak", "test_ood")
+        )
 
     assert gain(both) > gain(one)
 
@@ -188,7 +200,9 @@ def fake_execute(ran: list[str], fails: str = "") -> Any:
     return execute
 
 
-def test_only_what_is_missing_runs_and_failures_do_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_missing_runs_and_failures_do_not_stop_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = load_study(written(tmp_path, "base: tiny\ngrid: {seed: [0, 1, 2]}\n"))
     ran: list[str] = []
     monkeypatch.setattr(study_module, "execute", fake_execute(ran, fails="1"))
@@ -209,7 +223,9 @@ def test_only_what_is_missing_runs_and_failures_do_not_stop_the_rest(tmp_path: P
     assert len(ran) == 4
 
 
-def test_a_model_that_is_not_there_is_refused_before_any_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_there_is_refused_before_any_cell_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ensemw2s.errors import EnsemW2SError
 
     ran: list[str] = []

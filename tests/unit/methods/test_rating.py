@@ -1,4 +1,4 @@
-"""Cross-fitted rating over a bench of tables: folds, bookkeeping, formulas, refusals."""
+"""Cross-fitted rating over a bench of tables: bookkeeping, formulas, refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ensemw2s.data.rows import Row
 from ensemw2s.data.splits import question_text
 from ensemw2s.ensemble.evidence import ExpertTokens
-from ensemw2s.errors import ConfigError, DataError
+from ensemw2s.errors import ConfigError, DataError, ModelError
 from ensemw2s.methods.bench import Expert
 from ensemw2s.methods.rating import average_ratings, cross_fitted_ratings, deal_folds
 from ensemw2s.training.settings import TrainSettings
@@ -63,13 +63,76 @@ def test_loss_is_nats_a_byte() -> None:
     assert found["r2"] == pytest.approx(3 / 6)
 
 
+class Ragged(Remembering):
+    """Row i has i + 1 tokens: log p -(i + 1) each, all right but the last ``wrong`` ones; ``lost`` rows do not fit."""
+
+    def __init__(self, wrong: int = 1, lost: Sequence[str] = (), log_prob: float | None = None) -> None:
+        super().__init__()
+        self.wrong, self.lost, self.log_prob = wrong, lost, log_prob
+
+    def token_table(self, expert: Expert, some: Sequence[Row]) -> ExpertTokens:
+        kept = [row for row in some if row.id not in self.lost][::-1]  # the order of the rows is the bench's own
+        sizes = [int(row.id[1:]) + 1 for row in kept]
+        offsets = torch.tensor([0, *sizes]).cumsum(0)
+        log_prob = torch.cat([torch.full((n,), float(-n)) for n in sizes])
+        if self.log_prob is not None:
+            log_prob[:] = self.log_prob
+        top = torch.cat([(torch.arange(n) >= n - self.wrong).long() for n in sizes])
+        zeros = torch.zeros(len(top))
+        return ExpertTokens(
+            tuple(row.id for row in kept), offsets, torch.zeros_like(top), log_prob, top, zeros, zeros, zeros
+        )
+
+
+def test_rows_of_different_lengths_keep_their_own_tokens() -> None:
+    some = rows(7)
+    by_loss = cross_fitted_ratings(Ragged(), some, TrainSettings(), folds=2, by="loss", seed=0)  # type: ignore[arg-type]
+    by_share = cross_fitted_ratings(Ragged(), some, TrainSettings(), folds=2, by="accuracy", seed=0)  # type: ignore[arg-type]
+    for i in range(7):
+        assert by_loss[f"r{i}"] == pytest.approx((i + 1) ** 2 / (2 * (1 + i % 3)))
+        assert by_share[f"r{i}"] == pytest.approx(1 / (i + 1))
+
+
+def test_rows_too_long_have_no_rating() -> None:
+    found = cross_fitted_ratings(
+        Ragged(lost=["r1", "r4"]), rows(9), TrainSettings(), folds=3, by="loss", seed=0  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert set(found) == {f"r{i}" for i in range(9)} - {"r1", "r4"}
+
+
+def test_a_certain_model_rates_zero_and_a_broken_one_is_refused() -> None:
+    def rate(log_prob: float) -> dict[str, float]:
+        bench = Ragged(log_prob=log_prob)
+        return cross_fitted_ratings(bench, rows(4), TrainSettings(), folds=2, by="loss", seed=0)  # type: ignore[arg-type]
+
+    assert set(rate(1e-7).values()) == {0.0}
+    for broken in (float("nan"), float("-inf")):
+        with pytest.raises(ModelError, match=r"row 'r\d' was rated (nan|inf): lower the learning rate"):
+            rate(broken)
+
+
+def test_every_model_starts_from_the_pretrained_one_with_a_seed_of_its_own() -> None:
+    calls: list[dict] = []
+
+    class Watching(Remembering):
+        def fine_tune(self, role, some, settings, **options):  # type: ignore[no-untyped-def]
+            calls.append({"role": role, "settings": settings, "rows": {row.id for row in some}, **options})
+            return super().fine_tune(role, some, settings, seed=options["seed"])
+
+    budget = TrainSettings(epochs=3.5)
+    cross_fitted_ratings(Watching(), rows(10), budget, folds=5, by="loss", seed=7)  # type: ignore[arg-type]
+    assert len({call["seed"] for call in calls}) == 5
+    assert all(
+        (c["role"], c["settings"], set(c)) == ("weak", budget, {"role", "settings", "rows", "seed"}) for c in calls
+    )
+    assert [len(call["rows"]) for call in calls] == [8] * 5  # all other rows, none left out
+    assert sum(10 - len(call["rows"]) for call in calls) == 10
+
+
 def test_folds_are_even_and_keep_the_seed() -> None:
     dealt = deal_folds(rows(23), 5, seed=1)
     assert sorted(map(len, dealt)) == [4, 4, 5, 5, 5]
-    assert dealt == deal_folds(rows(23), 5, seed=1) != deal_folds(rows(23), 5, seed=2)
-    assert dealt == [
-        sorted(fold, key=lambda row: [r.id for r in fold].index(row.id)) for fold in deal_folds(rows(23), 5, 1)
-    ]
+    assert dealt == deal_folds(rows(23)[::-1], 5, seed=1) != deal_folds(rows(23), 5, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +141,10 @@ def test_folds_are_even_and_keep_the_seed() -> None:
         (rows(6), {"folds": 1}, ConfigError, "at least 2 are needed"),
         (rows(6), {"by": "taste"}, ConfigError, "cannot rate by 'taste'"),
         (rows(3), {"folds": 5}, DataError, "3 different questions cannot be dealt into 5 folds"),
+        (rows(3, 3), {"folds": 4}, DataError, "3 different questions cannot be dealt into 4 folds"),
         ([*rows(5), Row("u", "?")], {}, DataError, "row 'u' has no answer"),
+        ([*rows(5), Row("u", "?", "  ")], {}, DataError, "row 'u' has no answer"),
+        ([*rows(5), Row("r3", "else", "a")], {}, DataError, "two rows have the id 'r3'"),
     ],
 )
 def test_what_cannot_be_rated_is_refused_before_any_work(some, settings, error, message) -> None:  # type: ignore[no-untyped-def]

@@ -16,9 +16,7 @@ from ensemw2s.errors import CacheError
 from ensemw2s.experiment.aggregate import aggregate
 from ensemw2s.report.study import is_study_folder, read_study, study_csv, study_markdown, terminal_study, write_study
 
-_spec = importlib.util.spec_from_file_location(
-    "study_runs", Path(__file__).parents[1] / "experiment" / "test_study.py"
-)
+_spec = importlib.util.spec_from_file_location("study_runs", Path(__file__).parents[1] / "experiment" / "test_study.py")
 assert _spec is not None
 assert _spec.loader is not None
 _runs = importlib.util.module_from_spec(_spec)
