@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemw2s.cli import options as o
+from ensemw2s.errors import ConfigError
 
 if TYPE_CHECKING:
     from ensemw2s.experiment.rating import Rated
@@ -45,13 +46,12 @@ def rate(
     trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
     """Rate rows by cross-fitted reference models: no row is rated by a model that trained on it."""
-    from ensemw2s import api
-    from ensemw2s.cli.screen import Screen
-    from ensemw2s.errors import ConfigError
-
     source = rows or data
     if source is None or (rows and data):
         raise ConfigError("name the rows to rate once: ensemw2s rate ROWS, or --in ROWS")
+    from ensemw2s import api
+    from ensemw2s.cli.screen import Screen
+
     form = o.task_format(template=template, show_choices=show_choices, max_length=max_length, too_long=too_long)
     machine = o.machine(device, dtype, trust_remote_code=trust_remote_code)
     training = o.training(epochs, learning_rate, train_batch_size)
