@@ -8,6 +8,7 @@ import io
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
@@ -35,7 +36,7 @@ def study(request: pytest.FixtureRequest) -> dict:
 
 
 class Tags(HTMLParser):
-    void = {"meta", "br", "link", "img", "hr", "input"}
+    void: ClassVar[set[str]] = {"meta", "br", "link", "img", "hr", "input"}
 
     def __init__(self) -> None:
         super().__init__()
