@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 NAN = float("nan")
 MOST_PAIRS = 12  # a plot holds so many differences; the table beside it has all
+# What a reader asks first, where there are more pairs than room.
+_FIRST = (
+    ("ensemble", "weak"), ("ensemble", "uniform"), ("ensemble", "bagging"), ("ensemble", "weak_total"),
+    ("student", "ensemble"), ("student", "student_from_weak"), ("student", "student_from_uniform"), ("student", "weak"),
+    ("student", "strong_on_easy"), ("ceiling", "student"),
+)  # fmt: skip
 _TAUGHT = {"ensemble": "student", "weak": "student_from_weak"}
 
 
@@ -63,7 +69,9 @@ def draw_differences(results: Results) -> Figure | None:
     entries = results.of_metric("differences")
     if not entries:
         return None
-    pairs = list(dict.fromkeys((entry["system"], entry["against"]) for entry in entries))[:MOST_PAIRS]
+    found = dict.fromkeys((entry["system"], entry["against"]) for entry in entries)
+    pairs = [pair for pair in _FIRST if pair in found]
+    pairs = (pairs + [pair for pair in found if pair not in pairs])[:MOST_PAIRS]
     entries = [entry for entry in entries if (entry["system"], entry["against"]) in pairs]
     splits = _splits_of(entries, results)
     figure, (axes,) = new_figure(0.9 + 0.42 * len(pairs))
