@@ -12,9 +12,10 @@ import argparse
 import dataclasses
 
 from ensemw2s.boosting.rounds import BoostSettings
-from ensemw2s.experiment.bench import BenchSettings, StoredBench
+from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.presets import load_config
+from ensemw2s.experiment.shelf import BenchSettings
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import Store, default_store
 from ensemw2s.methods.baselines import single_weak, uniform_ensemble

@@ -40,7 +40,7 @@ from ensemw2s.training.settings import TrainSettings
 
 # Raise a number when the stage's code changes what it makes.
 VERSIONS = {
-    "expert": 1, "token-table": 1, "answers": 2, "token-counts": 2, "options": 2, "soft-labels": 1, "average": 1,
+    "expert": 1, "token-table": 1, "answers": 2, "token-counts": 2, "options": 2, "soft-labels": 1, "average": 2,
 }  # fmt: skip
 _TABLE = ("offsets", "label", "log_prob", "top_id", "top_log_prob", "entropy", "mean_log_prob")
 
@@ -164,6 +164,9 @@ class StoredBench:
         def build(folder: Path) -> None:
             models = [self.shelf.fresh(expert) for expert in members.experts]
             average_models(models, members.alphas, folder / "model")
+            parts = [self.training_summary(expert) for expert in members.experts]
+            totals = {key: sum(part.get(key, 0) for part in parts) for key in ("steps", "tokens", "answer_tokens")}
+            write_json(folder / "training.json", totals)
 
         result = self._stage("average", "average the experts' weights", inputs, build)
         seconds = sum(expert.seconds for expert in members.experts)
