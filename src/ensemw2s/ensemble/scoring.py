@@ -172,18 +172,18 @@ def choice_tables(
     pad_token_id: int,
     token_budget: int = 16384,
     dtype: torch.dtype = torch.float32,
-) -> tuple[list[ChoiceScores], list[list[ChoiceScores]]]:
-    """Option scores of the mixture and of every expert alone, at one pass an expert.
+) -> tuple[list[list[ChoiceScores]], list[list[ChoiceScores]]]:
+    """Option scores of the mixtures of the first 1, 2 .. T experts and of every expert alone, at one pass an expert.
 
     Returns:
-        The mixture's, one entry a row, as :func:`choice_log_likelihoods`; and for each expert its own.
+        For each mixture one entry a row, as :func:`choice_log_likelihoods`; and for each expert its own.
     """
     flat = _flat_options(candidates)
     alone: list[Tensor] = []
-    scores = _scores(models, alphas, rule, flat, [len(models)], pad_token_id, token_budget, dtype, alone)[0]
-    return _by_row(scores.offsets, scores.log_prob, candidates), [
-        _by_row(scores.offsets, log_prob, candidates) for log_prob in alone[0]
-    ]
+    stages = list(range(1, len(models) + 1))
+    staged = _scores(models, alphas, rule, flat, stages, pad_token_id, token_budget, dtype, alone)
+    mixtures = [_by_row(scores.offsets, scores.log_prob, candidates) for scores in staged]
+    return mixtures, [_by_row(staged[0].offsets, log_prob, candidates) for log_prob in alone[0]]
 
 
 def _flat_options(candidates: Sequence[Sequence[EncodedRow]]) -> list[EncodedRow]:

@@ -40,7 +40,7 @@ from ensemw2s.training.settings import TrainSettings
 
 # Raise a number when the stage's code changes what it makes.
 VERSIONS = {
-    "expert": 1, "token-table": 1, "answers": 2, "token-counts": 2, "options": 2, "soft-labels": 1, "average": 2,
+    "expert": 1, "token-table": 1, "answers": 2, "token-counts": 2, "options": 3, "soft-labels": 1, "average": 2,
 }  # fmt: skip
 _TABLE = ("offsets", "label", "log_prob", "top_id", "top_log_prob", "entropy", "mean_log_prob")
 
@@ -248,22 +248,27 @@ class StoredBench:
 
     def option_scores(self, members: Members, rows: Sequence[Row]) -> dict[str, list[float]]:
         """Mean log-likelihood a token of every option under the mixture, by row id (rows all have choices)."""
+        return self.option_stages(members, rows)[-1]
+
+    def option_stages(self, members: Members, rows: Sequence[Row]) -> list[dict[str, list[float]]]:
+        """The same for the first 1, 2 .. T experts."""
+        count = len(members.experts)
         if self.settings.binary:
-            return class_options(self._classes(members, rows))
+            return [class_options(self._classes(members.first(stage), rows)) for stage in range(1, count + 1)]
         tables = self._option_tables(members, rows)
-        return {row.id: table[0] for row, table in zip(rows, tables, strict=True)}
+        return [{row.id: table[stage] for row, table in zip(rows, tables, strict=True)} for stage in range(count)]
 
     def _option_tables(self, members: Members, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """For each row: the options' scores under the mixture, then under each expert alone."""
+        """For each row: the options' scores under the first 1 .. T experts together, then under each one alone."""
         inputs = self._scoring_inputs(members, rows, answers=False)
 
         def build(folder: Path) -> None:
             models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
             options = encode_options(rows, tokenizer, self._format(members), self.shelf.context(models[0]))
-            mixture, alone = choice_tables(
+            staged, alone = choice_tables(
                 models, members.alphas, self._rule(members), options, pad_token_id=self._pad(members)
             )
-            groups = [mixture, *alone]
+            groups = [*staged, *alone]
             write_json(
                 folder / "options.json", [[s.mean_log_prob.tolist() for s in row] for row in zip(*groups, strict=True)]
             )
@@ -363,8 +368,8 @@ def _record(row_id: str, decoded: Decoded | None, tokenizer: Any) -> dict[str, A
 
 
 def _chosen(row: Row, table: list[list[float]], members: Members) -> Answer:
-    scores = torch.tensor(table[0], dtype=torch.float64)
+    count = len(members.experts)
+    scores, alone = torch.tensor(table[count - 1], dtype=torch.float64), table[count:]
     best = int(scores.argmax())
-    alone = table[1:] or table[:1]
     share = sum(a for a, own in zip(members.alphas, alone, strict=True) if int(torch.tensor(own).argmax()) == best)
     return Answer((row.choices or ())[best], float(scores.softmax(0)[best]), share / sum(members.alphas))

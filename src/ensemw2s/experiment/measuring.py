@@ -14,7 +14,7 @@ from ensemw2s.evaluation.intervals import Interval, score_interval
 from ensemw2s.evaluation.likelihood import negative_log_likelihood
 from ensemw2s.evaluation.metrics import exact_match, option_accuracy, token_accuracy
 from ensemw2s.evaluation.rowscores import RowScores
-from ensemw2s.experiment.bench import StoredBench
+from ensemw2s.experiment.bench import Counts, StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.pipeline import Outcome
 from ensemw2s.methods.bench import Answer, Members
@@ -68,10 +68,8 @@ def measure_rows(
     for metric in metrics:
         if metric == "exact_match":
             found[metric] = right
-        elif metric == "token_accuracy":
-            found[metric] = token_accuracy({key: (value[0], value[1]) for key, value in counts.items()})
-        elif metric == "nll":
-            found[metric] = negative_log_likelihood({key: (value[2], value[1]) for key, value in counts.items()})
+        elif metric in ("token_accuracy", "nll"):
+            found[metric] = token_metrics(counts)[metric]
         elif metric == "brier":
             found[metric] = brier(confidence, right)
         elif metric == "option_accuracy":
@@ -79,6 +77,14 @@ def measure_rows(
             if choosing:
                 found[metric] = option_accuracy(bench.option_scores(members, choosing), choosing)
     return RowMeasures(found, answers, right, confidence)
+
+
+def token_metrics(counts: Mapping[str, Counts]) -> dict[str, RowScores]:
+    """What teacher-forced counts say: the share of right tokens, and nats a token."""
+    return {
+        "token_accuracy": token_accuracy({key: (right, size) for key, (right, size, _) in counts.items()}),
+        "nll": negative_log_likelihood({key: (nats, size) for key, (_, size, nats) in counts.items()}),
+    }
 
 
 def metric_interval(measures: RowMeasures, metric: str, *, seed: int, resamples: int) -> Interval | None:

@@ -18,7 +18,7 @@ from ensemw2s.data.sources import write_records
 from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.opening import Machine
 from ensemw2s.experiment.reporter import Reporter
-from ensemw2s.methods.rating import By, average_ratings, check_rating, cross_fitted_ratings
+from ensemw2s.methods.rating import By, average_ratings, cross_fitted_ratings
 from ensemw2s.training.settings import TrainSettings
 
 
@@ -77,7 +77,6 @@ def rate_rows(
     """
     if not models or len(set(models)) < len(models):
         raise ConfigError(f"reference models {list(models)}: name at least one, and each once")
-    check_rating(rows, folds, by)
     if out is not None:
         check_writable(out)
     machine, reporter = machine or Machine(), reporter or Reporter()

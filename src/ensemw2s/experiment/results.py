@@ -11,9 +11,9 @@ from ensemw2s.data.encoding import token_offsets
 from ensemw2s.data.rows import Row
 from ensemw2s.data.shift import shift_report
 from ensemw2s.evaluation.bands import difficulty_bands
-from ensemw2s.evaluation.calibration import reliability
+from ensemw2s.evaluation.calibration import calibration_interval, reliability
 from ensemw2s.evaluation.intervals import is_at_chance, score_interval
-from ensemw2s.evaluation.metrics import chance_level, token_accuracy
+from ensemw2s.evaluation.metrics import chance_level, option_accuracy
 from ensemw2s.evaluation.rowscores import RowScores
 from ensemw2s.experiment import comparing
 from ensemw2s.experiment.bench import StoredBench
@@ -27,6 +27,7 @@ from ensemw2s.experiment.measuring import (
     measure_systems,
     metric_interval,
     right_answers,
+    token_metrics,
 )
 from ensemw2s.experiment.pipeline import Outcome
 from ensemw2s.methods.systems import SYSTEMS
@@ -174,28 +175,32 @@ def _rounds(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _staged(config: Config, outcome: Outcome, bench: StoredBench) -> list[dict[str, Any]]:
-    """Accuracy of the first 1..T experts, on validation and tests."""
+    """Every metric of the first 1..T experts, on validation and tests; only decoding costs a pass a stage."""
     if outcome.boosted is None or not config.evaluation.staged:
         return []
     members = outcome.boosted.members
-    entries = []
+    entries: list[dict[str, Any]] = []
+    bench.purpose = "score the first 1, 2 .. T experts"
     for split in ("validation", *TESTS):
         rows = getattr(outcome.splits, split)
-        for count in range(1, len(members.experts) + 1):
-            bench.purpose = "score the first 1, 2 .. T experts"
+        counts = bench.token_counts(members, rows) if {"token_accuracy", "nll"} & set(config.evaluation.metrics) else []
+        choosing = [row for row in rows if row.choices] if "option_accuracy" in config.evaluation.metrics else []
+        options = bench.option_stages(members, choosing) if choosing else []
+        for place in range(len(members.experts)):
             purpose = "validation" if split == "validation" else "test"
-            right = measure_rows(bench, members.first(count), rows, [], purpose).right
-            entries.append({"split": split, "metric": "exact_match", "experts": count, **_score(config, right)})
-        if "token_accuracy" in config.evaluation.metrics:
-            for count, table in enumerate(bench.token_counts(members, rows), start=1):
-                entries.append(
-                    {
-                        "split": split,
-                        "metric": "token_accuracy",
-                        "experts": count,
-                        **_score(config, token_accuracy({key: value[:2] for key, value in table.items()})),
-                    }
-                )
+            found = measure_rows(bench, members.first(place + 1), rows, ["exact_match", "brier"], purpose)
+            scores = dict(found.scores)
+            if counts:
+                scores |= token_metrics(counts[place])
+            if options:
+                scores["option_accuracy"] = option_accuracy(options[place], choosing)
+            for metric in config.evaluation.metrics:
+                head = {"split": split, "metric": metric, "experts": place + 1}
+                if metric == "ece":
+                    interval = calibration_interval(found.confidence, found.right)
+                    entries.append({**head, **_interval(interval), "n": interval.n})
+                elif metric in scores:
+                    entries.append({**head, **_score(config, scores[metric])})
     return entries
 
 

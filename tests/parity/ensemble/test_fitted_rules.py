@@ -107,9 +107,10 @@ def test_option_tables_take_one_pass_an_expert(
     monkeypatch.setattr(
         scoring, "expert_log_probs", lambda some, *rest: passes.append(len(some)) or original(some, *rest)
     )
-    mixture, own = choice_tables(models, ALPHAS, "product", candidates, pad_token_id=0)
+    staged, own = choice_tables(models, ALPHAS, "product", candidates, pad_token_id=0)
     assert passes == [3]
-    for got, want in zip([mixture, *own], [expected, *alone], strict=True):
+    two = choice_log_likelihoods(models[:2], ALPHAS[:2], "product", candidates, pad_token_id=0)
+    for got, want in zip([*staged, *own], [alone[0], two, expected, *alone], strict=True):
         for one, other in zip(got, want, strict=True):
             torch.testing.assert_close(one.log_prob, other.log_prob, atol=1e-4, rtol=0)
             torch.testing.assert_close(one.mean_log_prob, other.mean_log_prob, atol=1e-4, rtol=0)
