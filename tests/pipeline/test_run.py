@@ -184,10 +184,11 @@ def test_real_data_with_real_models_stands_at_chance(shared: Path, tmp_path: Pat
         f"""
 preset: tiny
 data: {{source: {shared / "data" / "arc_easy.jsonl.gz"}}}
-split: {{kind: easy-to-hard, threshold: 1, weak_train: 40, validation: 10, pool: 30, test_id: 60, test_ood: 60}}
-format: {{show_choices: true, normalisation: choice, max_new_tokens: 8, max_length: 256}}
-models: {{weak: {shared / "models" / "tinystories-llama-260k"}, strong: {shared / "models" / "tinystories-bitnet-3m"}}}
+split: {{kind: easy-to-hard, threshold: 1, weak_train: 40, validation: 10, pool: 30, test_id: 40, test_ood: 40}}
+format: {{show_choices: true, normalisation: choice, max_new_tokens: 8, max_length: 160}}
+models: {{weak: {shared / "models" / "tinystories-llama-260k"}, strong: {shared / "models" / "tinystories-bitnet-1m"}}}
 label_by: options
+evaluation: {staged: false, resamples: 200, examples: 1}
 """
     )
     folder, results = execute(load_config(path), tmp_path / "out", store=tmp_path / "store")
