@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import runpy
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ensemw2s.errors import CacheError, DataError
+from ensemw2s.errors import CacheError, ConfigError, DataError
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.run import execute
 
@@ -63,3 +64,31 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(files: Path, mo
         execute(own_config(files), files / "out", store=files / "store")
     assert list((files / "store").rglob("model*")) == []
     assert list((files / "store").rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("setting", ["split.threshold=2", "split.easy_levels=[1]", "data.difficulty=question-words"])
+def test_cuts_that_the_built_in_world_would_ignore_are_refused(setting: str) -> None:
+    from ensemw2s.experiment.sources import load_splits
+
+    more = ["split.hard_levels=[2]"] if "levels" in setting else []
+    with pytest.raises(ConfigError, match="built-in world"):
+        load_splits(load_config("tiny", [setting, *more]))
+
+
+def test_files_of_ones_own_are_rated_together(tmp_path: Path) -> None:
+    from ensemw2s.experiment.sources import load_splits
+
+    paths = {}
+    for number, name in enumerate(("source", "pool", "test_id", "test_ood")):
+        path = tmp_path / f"{name}.jsonl"
+        rows = [
+            {"id": f"{name}{i}", "question": " ".join(["word"] * (1 + number)) + f" {i}", "answer": "a"}
+            for i in range(12)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        paths[name] = path
+    settings = [f"data.{name}={path}" for name, path in paths.items()] + ["data.difficulty=question-words"]
+    splits = load_splits(load_config("tiny", [*settings, "data.families=[]"]))
+    assert {row.difficulty for row in splits.weak_train} == {2.0}
+    assert {row.difficulty for row in splits.pool} == {3.0}
+    assert {row.difficulty for row in splits.test_ood} == {5.0}

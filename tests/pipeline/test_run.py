@@ -188,7 +188,7 @@ split: {{kind: easy-to-hard, threshold: 1, weak_train: 40, validation: 10, pool:
 format: {{show_choices: true, normalisation: choice, max_new_tokens: 8, max_length: 160}}
 models: {{weak: {shared / "models" / "tinystories-llama-260k"}, strong: {shared / "models" / "tinystories-bitnet-1m"}}}
 label_by: options
-evaluation: {staged: false, resamples: 200, examples: 1}
+evaluation: {{staged: false, resamples: 200, examples: 1}}
 """
     )
     folder, results = execute(load_config(path), tmp_path / "out", store=tmp_path / "store")

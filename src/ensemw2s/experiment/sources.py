@@ -33,14 +33,14 @@ def _given(config: Config) -> Splits:
     rows = load_rows(data.source, data.columns)
     if data.limit is not None:
         rows = rows[: data.limit]
-    if data.difficulty is not None:
-        rows = rate_by(rows, data.difficulty)
-    told: dict[str, int] = {}
-    if config.task == "binary":  # before the cut, so that the splits have the sizes asked for
-        rows, told = askable(rows)
     given = {name: getattr(data, name) for name in ("pool", "test_id", "test_ood", "validation")}
     named = {name: path for name, path in given.items() if path}
     if not named:
+        if data.difficulty is not None:
+            rows = rate_by(rows, data.difficulty)
+        told: dict[str, int] = {}
+        if config.task == "binary":  # before the cut, so that the splits have the sizes asked for
+            rows, told = askable(rows)
         splits = split_rows(rows, config.split, config.seed)
         return dataclasses.replace(splits, report={**told, **splits.report})
     for name in ("pool", "test_id", "test_ood"):
@@ -49,7 +49,11 @@ def _given(config: Config) -> Splits:
                 f"data.{name} is missing: with files of your own give data.pool, data.test_id and data.test_ood"
             )
     lists = {name: load_rows(path, data.columns, need_answer=name != "pool") for name, path in named.items()}
-    return explicit_splits({"weak_train": rows, **lists}, config.seed)
+    lists = {"weak_train": rows, **lists}
+    if data.difficulty is not None:  # all files together: one of them alone may well be of one difficulty
+        rated = iter(rate_by([row for some in lists.values() for row in some], data.difficulty))
+        lists = {name: [next(rated) for _ in some] for name, some in lists.items()}
+    return explicit_splits(lists, config.seed)
 
 
 def _yes_no(splits: Splits, seed: int) -> Splits:
@@ -83,6 +87,14 @@ def _world(config: Config) -> Splits:
     from ensemw2s.world.family import FAMILIES
 
     data, split = config.data, config.split
+    for name in ("threshold", "easy_levels", "hard_levels"):
+        if getattr(split, name) is not None:
+            raise ConfigError(
+                f"split.{name} cuts rows of a file; the built-in world is made by level: use data.easy_levels and "
+                "data.hard_levels"
+            )
+    if data.difficulty is not None:
+        raise ConfigError("data.difficulty rates rows of a file; the built-in world's rows have their level already")
     families = data.families or tuple(FAMILIES)
     counts = {name: getattr(split, name) or default for name, default in _WORLD_COUNTS.items()}
     every = tuple(dict.fromkeys((*data.easy_levels, *data.hard_levels)))

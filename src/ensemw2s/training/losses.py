@@ -4,12 +4,14 @@ Dividing inside would give the mean of micro-batch means, which weighs tokens by
 
 A loss is ``fn(batch: LossBatch, settings: LossSettings) -> (summed loss [], total weight [])``, registered by
 ``@LOSSES.register("name")`` or under the entry-point group ``ensemw2s.losses``. One that only makes sense with a
-teacher's probabilities is decorated with ``@wants_soft`` too.
+teacher's probabilities is decorated with ``@wants_soft`` too, and one that compares the tokens of a whole optimiser
+step with ``@over_step(...)``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from ensemw2s.errors import ConfigError, nearest
 from ensemw2s.registry import Registry
+from ensemw2s.training.events import events, expected_nll, log_probs, wide
 
 Targets = Literal["hard", "soft"]
 
@@ -32,6 +35,8 @@ class LossBatch(NamedTuple):
         soft_ids: int64 ``[m, k]``, the teacher's likeliest tokens; None without soft labels.
         soft_probs: float ``[m, k]``, their probabilities; what is missing to 1 is the tail.
         progress: share of the optimiser steps done, in [0, 1).
+        step: float ``[tokens of the step, c]``, what the loss noted of all micro-batches of the optimiser step (see
+            ``over_step``); None where this batch is the whole step, or the loss notes nothing.
     """
 
     logits: Tensor
@@ -40,6 +45,7 @@ class LossBatch(NamedTuple):
     soft_ids: Tensor | None = None
     soft_probs: Tensor | None = None
     progress: float = 0.0
+    step: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +56,14 @@ class LossSettings:
         name: a name in ``LOSSES``.
         targets: the teacher's "hard" labels, or its "soft" ones (per-token top-k plus tail).
         top_k: how many tokens of the teacher's distribution are kept a position.
-        weight: strength of the confidence term ("confidence"), or of the smoothing ("uncertainty_smoothing"), in [0,
-            1].
-        warmup: share of the steps over which ``weight`` climbs from 0, in [0, 1].
+        weight: strength of the confidence term ("confidence"), or of the smoothing ("uncertainty_smoothing"), in
+            [0, 1].
+        warmup: share of the steps over which the confidence term's weight climbs linearly from 0, in [0, 1].
         alpha: exponent of the teacher's probabilities in "product".
         beta: exponent of the student's own in "product".
+
+    Raises:
+        ConfigError: no such loss, or a value out of range.
     """
 
     name: str = "cross_entropy"
@@ -66,16 +75,19 @@ class LossSettings:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        LOSSES.get(self.name)
+        try:
+            LOSSES.get(str(self.name))
+        except ConfigError as error:
+            raise ConfigError(f"loss.name: {error}") from None
         if self.targets not in get_args(Targets):
             raise ConfigError(f"unknown loss.targets {self.targets!r}: {nearest(str(self.targets), get_args(Targets))}")
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1:
             raise ConfigError(f"loss.top_k must be a whole number of at least 1, got {self.top_k!r}")
         for field in ("weight", "warmup"):
-            if not 0 <= getattr(self, field) <= 1:
+            if not (_is_number(getattr(self, field)) and getattr(self, field) <= 1):
                 raise ConfigError(f"loss.{field} must lie in [0, 1], got {getattr(self, field)!r}")
         for field in ("alpha", "beta"):
-            if not 0 <= getattr(self, field) < float("inf"):
+            if not _is_number(getattr(self, field)):
                 raise ConfigError(f"loss.{field} must be a finite number of at least 0, got {getattr(self, field)!r}")
 
     @property
@@ -84,11 +96,17 @@ class LossSettings:
         return self.targets == "soft" or getattr(LOSSES.get(self.name), "wants_soft", False)
 
     def warm_weight(self, progress: float) -> float:
-        """``weight``, climbing linearly over the first ``warmup`` of the steps."""
+        """``weight``, climbing linearly over the first ``warmup`` of the steps and reaching it without a jump."""
         return self.weight if progress >= self.warmup else self.weight * progress / self.warmup
 
 
+def _is_number(value: object) -> bool:
+    """A finite number of at least 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 Loss = Callable[[LossBatch, LossSettings], tuple[Tensor, Tensor]]
+Overview = Callable[[LossBatch, LossSettings], Tensor | None]
 
 #: name -> loss.
 LOSSES: Registry[Loss] = Registry("losses")
@@ -100,45 +118,38 @@ def wants_soft(loss: Loss) -> Loss:
     return loss
 
 
-def events(batch: LossBatch) -> tuple[Tensor, Tensor]:
-    """Student and teacher over the same k + 1 events: the teacher's k tokens, and all others together.
+def over_step(overview: Overview) -> Callable[[Loss], Loss]:
+    """Mark a loss that compares the tokens of one optimiser step with each other.
 
-    Returns:
-        log p of the student and q of the teacher, both float ``[m, k + 1]``, float32 or wider. The student's tail is
-        log Σ of the tokens outside the k, never 1 - Σ, which would lose a small tail to rounding.
+    A step that is cut into micro-batches is then run twice, first without gradient: what ``overview(batch, settings)``
+    notes of each micro-batch, ``[m, c]``, is laid together and handed to the loss as ``batch.step``. An overview that
+    returns None has nothing to compare and is not asked again in that run.
+    """
+
+    def mark(loss: Loss) -> Loss:
+        loss.overview = overview  # type: ignore[attr-defined]
+        return loss
+
+    return mark
+
+
+def _soft(batch: LossBatch) -> tuple[Tensor, Tensor]:
+    """The teacher's tokens and probabilities.
 
     Raises:
-        ConfigError: there are no soft labels.
+        ConfigError: there are none.
     """
     if batch.soft_ids is None or batch.soft_probs is None:
         raise ConfigError("this loss learns from a teacher's probabilities and got none: use loss.targets=hard")
-    log_p = _log_probs(batch)
-    named = log_p.gather(1, batch.soft_ids)
-    others = log_p.scatter(1, batch.soft_ids, -torch.inf)
-    q = batch.soft_probs.to(log_p.dtype)
-    tail_q = (1 - q.sum(dim=1, keepdim=True)).clamp(min=0)
-    if batch.soft_ids.shape[1] == log_p.shape[1]:  # every token is named: there is no tail
-        return named, q
-    return torch.cat([named, others.logsumexp(dim=1, keepdim=True)], dim=1), torch.cat([q, tail_q], dim=1)
-
-
-def _log_probs(batch: LossBatch) -> Tensor:
-    logits = batch.logits if batch.logits.dtype == torch.float64 else batch.logits.float()
-    return torch.log_softmax(logits, dim=1)
-
-
-def _expected(q: Tensor, log_p: Tensor) -> Tensor:
-    """-Σ q log p over the events, ``[m]``; an event without mass adds 0 whatever its log p."""
-    return -(q * torch.where(q > 0, log_p, 0.0)).sum(dim=1)
+    return batch.soft_ids, batch.soft_probs
 
 
 def _teacher_term(batch: LossBatch, settings: LossSettings) -> Tensor:
     """Cross-entropy against the teacher, ``[m]``: on its labels, or with soft targets on its probabilities."""
     if settings.targets == "soft":
-        log_p, q = events(batch)
-        return _expected(q, log_p)
-    logits = batch.logits if batch.logits.dtype == torch.float64 else batch.logits.float()
-    return torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+        log_p, q = events(batch.logits, *_soft(batch))
+        return expected_nll(q, log_p)
+    return torch.nn.functional.cross_entropy(wide(batch.logits), batch.labels, reduction="none")
 
 
 def _total(loss: Tensor, batch: LossBatch) -> tuple[Tensor, Tensor]:
@@ -151,35 +162,50 @@ def cross_entropy(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Ten
     return _total(_teacher_term(batch, settings), batch)
 
 
+def _balance(batch: LossBatch, settings: LossSettings) -> Tensor | None:
+    """With two classes: the student's logit difference for class 1 and the teacher's probability of it, ``[m, 2]``."""
+    if batch.logits.shape[1] != 2:
+        return None
+    logits = wide(batch.logits.detach())
+    if settings.targets == "soft":
+        ids, probs = _soft(batch)
+        tail = (1 - probs.sum(dim=1)) * (ids != 1).all(dim=1)  # of two classes, the one not named is the tail
+        yes = (probs * (ids == 1)).sum(dim=1) + tail
+    else:
+        yes = batch.labels
+    return torch.stack([logits[:, 1] - logits[:, 0], yes.to(logits.dtype)], dim=1)
+
+
+def _hardened(batch: LossBatch, settings: LossSettings) -> Tensor:
+    """The student's own classes, int64 ``[m]``."""
+    own = _balance(batch, settings)
+    if own is None:
+        return batch.logits.argmax(dim=1)
+    margins, yes = (own if batch.step is None else batch.step).unbind(dim=1)
+    count = yes.sum().round().long()  # so many are class 1
+    edge = margins.new_tensor([torch.inf])
+    ordered = torch.cat([edge, margins.sort(descending=True).values, -edge])
+    cut = (ordered[count] + ordered[count + 1]) / 2  # between the last one in and the first one out
+    return (own[:, 0] > cut).long()
+
+
 @LOSSES.register("confidence")
+@over_step(_balance)
 def confidence(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
     """The auxiliary confidence loss of Burns et al. 2023 (arXiv 2312.09390, section 4.3.2 and appendix A.4).
 
     (1 - a) · CE(f, teacher) + a · CE(f, f̂),  a = weight, warmed up
 
-    f̂ is the student's own prediction made hard, and carries no gradient: the likeliest token; with two classes "yes"
-    where its probability exceeds a threshold that keeps as many "yes" in the batch as the teacher gives, as there.
-    The threshold belongs to the rows computed together (a micro-batch), so this loss alone may depend on their number.
+    f̂ is the student's own prediction made hard, and carries no gradient. With more than two classes it is the
+    likeliest one. With two it is class 1 where f exceeds a threshold that gives class 1 to as many tokens of the
+    optimiser step as the teacher does (the paper: to half of them, its classes being balanced; its code: to the
+    teacher's share). Choices left open there: the teacher's count is rounded, weights do not enter it, and tokens
+    tied at the threshold all fall to class 0. The climb of a is linear up to its full height, as in the paper; the
+    published code jumps at the end of the warm-up.
     """
     strength = settings.warm_weight(batch.progress)
-    log_p = _log_probs(batch)
-    own = -log_p.gather(1, _hardened(log_p.detach(), batch, settings)[:, None])[:, 0]
+    own = -log_probs(batch.logits).gather(1, _hardened(batch, settings)[:, None])[:, 0]
     return _total((1 - strength) * _teacher_term(batch, settings) + strength * own, batch)
-
-
-def _hardened(log_p: Tensor, batch: LossBatch, settings: LossSettings) -> Tensor:
-    """The student's own classes, int64 ``[m]``."""
-    if log_p.shape[1] != 2:
-        return log_p.argmax(dim=1)
-    if settings.targets == "soft" and batch.soft_ids is not None and batch.soft_probs is not None:
-        yes = (batch.soft_probs * (batch.soft_ids == 1)).sum(dim=1)
-    else:
-        yes = batch.labels.to(log_p.dtype)
-    count = round(float(yes.sum()))
-    order = log_p[:, 1].argsort(descending=True, stable=True)
-    classes = torch.zeros(len(log_p), dtype=torch.int64, device=log_p.device)
-    classes[order[:count]] = 1
-    return classes
 
 
 @LOSSES.register("product")
@@ -189,11 +215,12 @@ def product(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
 
     The target carries no gradient. Over the teacher's k tokens and the tail as one event.
     """
-    log_p, q = events(batch)
-    mixed = settings.beta * log_p.detach() + settings.alpha * q.log()
+    log_p, q = events(batch.logits, *_soft(batch))
+    # xlogy: an exponent of 0 means 1 also for an impossible event, as in 0 ** 0.
+    mixed = torch.xlogy(q.new_tensor(settings.alpha), q) + (settings.beta * log_p.detach() if settings.beta else 0.0)
     # Where student and teacher have nothing in common the teacher alone is the target.
-    target = torch.where(mixed.isfinite().any(dim=1, keepdim=True), torch.softmax(mixed, dim=1).nan_to_num(0.0), q)
-    return _total(_expected(target, log_p), batch)
+    target = torch.where(mixed.isfinite().any(dim=1, keepdim=True), torch.softmax(mixed, dim=1), q)
+    return _total(expected_nll(target, log_p), batch)
 
 
 @LOSSES.register("adaptive_confidence")
@@ -202,12 +229,11 @@ def adaptive_confidence(batch: LossBatch, settings: LossSettings) -> tuple[Tenso
 
     (1 - b) · CE(f, teacher) + b · CE(f, f̂),  b = exp(CE(f, f̂)) / (exp(CE(f, f̂)) + exp(CE(f, label)))
 
-    f̂ is the student's likeliest token and label the teacher's; b is computed for every token anew, at temperature
-    1, and
-    neither carries a gradient. b is at most 1/2, where the teacher says what the student does, and falls as they
-    disagree.
+    f̂ is the student's likeliest token and label the teacher's; b is computed for every token anew, and neither carries
+    a gradient. b is at most 1/2, where the teacher says what the student does, and falls as they disagree. The
+    published code divides both exponents by a temperature; here it is 1, as in the formula.
     """
-    log_p = _log_probs(batch)
+    log_p = log_probs(batch.logits)
     own = -log_p.gather(1, log_p.detach().argmax(dim=1)[:, None])[:, 0]
     label = -log_p.gather(1, batch.labels[:, None])[:, 0]
     share = torch.sigmoid((own - label).detach())  # the ratio of exponentials, without their overflow
@@ -221,15 +247,13 @@ def uncertainty_smoothing(batch: LossBatch, settings: LossSettings) -> tuple[Ten
 
     (1 - s) · (-log p(label)) + s · mean_v(-log p(v)),  s = weight · (1 - q(label))
 
-    The paper maps one uncertainty a sample linearly to its smoothing; here the sample is a token, and its
-    uncertainty what the teacher left to other tokens.
+    The paper maps one uncertainty a sample, asked of a larger model, linearly to its smoothing; here the sample is a
+    token, and its uncertainty what the teacher left to other tokens. A label the teacher does not name among its k has
+    probability 0.
     """
-    if batch.soft_ids is None or batch.soft_probs is None:
-        raise ConfigError(
-            "loss 'uncertainty_smoothing' needs a teacher's probabilities: train from an ensemble's labels"
-        )
-    log_p = _log_probs(batch)
-    sure = (batch.soft_probs.to(log_p.dtype) * (batch.soft_ids == batch.labels[:, None])).sum(dim=1)
+    ids, probs = _soft(batch)
+    log_p = log_probs(batch.logits)
+    sure = (probs.to(log_p.dtype) * (ids == batch.labels[:, None])).sum(dim=1)
     smoothing = settings.weight * (1 - sure).clamp(0, 1)
     label = -log_p.gather(1, batch.labels[:, None])[:, 0]
     return _total((1 - smoothing) * label - smoothing * log_p.mean(dim=1), batch)
