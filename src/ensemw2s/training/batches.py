@@ -112,9 +112,8 @@ def flatten_rows(
         soft: a teacher's distributions over all answer tokens, or None.
 
     Raises:
-        DataError: soft labels of another number of tokens, no rows, a row without prompt or answer tokens, weights
-        of another length, negative or not finite,
-            or all 0.
+        DataError: no rows; a row without prompt or answer tokens; weights of another length, negative, not finite or
+            all 0; soft labels of another number of tokens, or that are no distributions.
     """
     if not encoded:
         raise DataError("there are no rows to train on")
@@ -126,8 +125,7 @@ def flatten_rows(
             raise DataError(f"row {encoded[int(bad.argmax())].id!r} has no {what} tokens; every row needs at least one")
     count = int(answers.sum())
     weights = _checked_weights(token_weights, count)
-    if soft is not None and len(soft.ids) != count:
-        raise DataError(f"soft labels are given for {len(soft.ids)} tokens, but the rows have {count} answer tokens")
+    soft = None if soft is None else _checked_soft(soft, count)
     tokens = np.fromiter((token for row in encoded for token in row.input_ids), np.int64, int(lengths.sum()))
     starts = np.cumsum(lengths) - lengths
     # One entry per answer token, then only the active ones.
@@ -163,6 +161,24 @@ def _checked_weights(token_weights: Tensor | None, count: int) -> np.ndarray:
     # Boosting weights sum to 1 and may be tiny; bringing the largest into [1, 2) keeps clear of float32's small end.
     # Every step divides by its own total, and a power of two costs no rounding: nothing else changes.
     return np.ldexp(weights, 1 - int(np.frexp(weights.max())[1])).astype(np.float32)
+
+
+def _checked_soft(soft: SoftTargets, count: int) -> SoftTargets:
+    """Soft labels on the CPU as int64 and float32, if they are what ``SoftTargets`` says."""
+    ids, probs = soft.ids.detach().to("cpu", torch.int64), soft.probs.detach().to("cpu", torch.float32)
+    if ids.dim() != 2 or ids.shape != probs.shape or ids.shape[1] < 1:
+        raise DataError(
+            f"soft labels have ids of shape {list(ids.shape)} and probabilities of shape {list(probs.shape)}: "
+            "both must be [token, k] with k at least 1"
+        )
+    if len(ids) != count:
+        raise DataError(f"soft labels are given for {len(ids)} tokens, but the rows have {count} answer tokens")
+    # A sum may exceed 1 by what rounding in half precision adds.
+    if not probs.isfinite().all() or (probs < 0).any() or (probs.sum(dim=1) > 1 + 1e-2).any():
+        raise DataError("the probabilities of soft labels must be finite, not negative, and sum to at most 1 a token")
+    if (ids < 0).any() or (ids.sort(dim=1).values.diff(dim=1) == 0).any():
+        raise DataError("the token ids of soft labels must be at least 0, and all different within a token")
+    return SoftTargets(ids, probs)
 
 
 def plan_epoch(lengths: np.ndarray, settings: TrainSettings, seed: int, epoch: int) -> Iterator[np.ndarray]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.seeds import derive_seed
 from ensemw2s.training.batches import FlatRows, flatten_rows, plan_epoch
-from ensemw2s.training.forward import plain_logits, short_logits, shortcut_agrees
-from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings
+from ensemw2s.training.forward import output_width, plain_logits, short_logits, shortcut_agrees
+from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings, Overview
 from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate_factor
 
 if TYPE_CHECKING:
@@ -66,13 +66,15 @@ def fine_tune(
 ) -> TrainResult:
     """Train the model's trainable parameters in place on weighted answer tokens.
 
-    Minimises Σ w · nll / Σ w over the rows of each optimiser step. Padding, prompt tokens and the split into
+    Minimises Σ w · loss / Σ w over the rows of each optimiser step. Padding, prompt tokens and the split into
     micro-batches change nothing. A model whose trainable weights are bfloat16 is trained with float32 copies under
     autocast and comes back as bfloat16. The model ends in evaluation mode; torch's global generators are untouched.
 
     Args:
-        model: a causal language model of transformers, with or without a PEFT adapter.
-        encoded: rows to train on.
+        model: a causal language model of transformers, with or without a PEFT adapter; or a class model, whose
+            ``forward(input_ids, attention_mask, use_cache)`` gives ``.logits [batch, seq, classes]``.
+        encoded: rows to train on. A class model's have the index of their class as the only answer token; the last
+            answer token is never fed.
         settings: see ``TrainSettings``.
         seed: fixes the order of rows and the dropout.
         token_weights: float ``[token]`` over all answer tokens of ``encoded``, row after row; None is 1 everywhere.
@@ -85,7 +87,8 @@ def fine_tune(
 
     Raises:
         DataError: rows, weights or soft labels that cannot be trained on.
-        ConfigError: unknown loss, one that wants soft labels without any, or soft labels of other tokens.
+        ConfigError: unknown loss, one that wants soft labels without any, or soft labels of more tokens than the
+            model has.
         ModelError: nothing is trainable, or float16 weights.
         TrainingDiverged: a loss, gradient or weight is not finite.
     """
@@ -94,8 +97,8 @@ def fine_tune(
     if loss_settings.needs_soft and soft is None:
         raise ConfigError(
             f"loss '{loss_settings.name}' with targets '{loss_settings.targets}' learns from a teacher's "
-            f"probabilities, "
-            "and there are none: train from an ensemble's labels, or use loss.name=cross_entropy, loss.targets=hard"
+            "probabilities, and there are none: train from an ensemble's labels, or use loss.name=cross_entropy, "
+            "loss.targets=hard"
         )
     rows = flatten_rows(encoded, token_weights, pad_token_id, soft if loss_settings.needs_soft else None)
     if device is not None:
@@ -120,6 +123,7 @@ class _Run:
     ) -> None:
         self.model, self.rows, self.settings, self.seed = model, rows, settings, seed
         self.loss, self.loss_settings, self.autocast = LOSSES.get(loss_settings.name), loss_settings, autocast
+        self.overview: Overview | None = getattr(self.loss, "overview", None)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.parameters[0].device
         self.optimizer = make_optimizer(self.parameters, settings)
@@ -133,9 +137,11 @@ class _Run:
         target_counts = np.diff(rows.target_offsets)
         # The shortest and the longest row together: padding is in the probe.
         ends = np.unique([int(rows.lengths.argmin()), int(rows.lengths.argmax())])
+        probe = rows.micro_batch(ends).to(self.device)
         with self.autocast():
-            agrees = shortcut_agrees(self.model, rows.micro_batch(ends).to(self.device))
-        self.logits = short_logits if agrees else plain_logits
+            self.logits = short_logits if shortcut_agrees(self.model, probe) else plain_logits
+            if rows.soft is not None:
+                _check_vocabulary(rows.soft, output_width(self.model, probe))
         for step, batch in zip(range(steps), self._batches(), strict=False):
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * learning_rate_factor(settings, step, steps)
@@ -159,13 +165,12 @@ class _Run:
     def _step(self, batch: np.ndarray, progress: float) -> Tensor:
         """One optimiser step; returns the mean loss and the gradient's norm, float32 ``[2]``, still on the device."""
         size = self.settings.micro_batch_size or len(batch)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        noted = self._look_over(parts, progress) if self.overview is not None and len(parts) > 1 else None
         sums, totals = [], []
-        for start in range(0, len(batch), size):
-            micro = self.rows.micro_batch(batch[start : start + size]).to(self.device)
+        for part in parts:
             with self.autocast():
-                logits = self.logits(self.model, micro)
-                seen = LossBatch(logits, micro.labels, micro.weights, micro.soft_ids, micro.soft_probs, progress)
-                summed, total = self.loss(seen, self.loss_settings)
+                summed, total = self.loss(self._see(part, progress, noted), self.loss_settings)
             summed.backward()
             sums.append(summed.detach())
             totals.append(total)
@@ -174,6 +179,26 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return torch.stack([torch.stack(sums).sum() / total, norm]).float()
+
+    def _see(self, part: np.ndarray, progress: float, noted: Tensor | None = None) -> LossBatch:
+        """One forward pass over some rows."""
+        micro = self.rows.micro_batch(part).to(self.device)
+        logits = self.logits(self.model, micro)
+        return LossBatch(logits, micro.labels, micro.weights, micro.soft_ids, micro.soft_probs, progress, noted)
+
+    def _look_over(self, parts: list[np.ndarray], progress: float) -> Tensor | None:
+        """What the loss notes of the whole step, ``[tokens of the step, c]``: one more pass, without gradient."""
+        assert self.overview is not None
+        noted = []
+        # The generators are put back, so that the pass with gradient sees the same dropout.
+        with torch.no_grad(), torch.random.fork_rng(devices=_cuda(self.device)), self.autocast():
+            for part in parts:
+                note = self.overview(self._see(part, progress), self.loss_settings)
+                if note is None:
+                    self.overview = None
+                    return None
+                noted.append(note)
+        return torch.cat(noted)
 
     def _finish_gradient(self, total: Tensor) -> Tensor:
         """Divide by the step's total weight, once, and clip; returns the norm before clipping."""
@@ -209,8 +234,7 @@ def _training_mode(
     device = trainable[0].device
     half = [parameter for parameter in trainable if parameter.dtype == torch.bfloat16]
     mixed = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=_cuda(device)):
         torch.manual_seed(derive_seed(seed, "dropout"))
         # Small updates vanish in bfloat16's 8 bits, so the weights being trained are float32 meanwhile.
         for parameter in half:
@@ -230,9 +254,25 @@ def _training_mode(
                 parameter.data = parameter.data.bfloat16()
 
 
+def _cuda(device: torch.device) -> list[int]:
+    """Devices, besides the CPU, whose generators are in use."""
+    return [device.index or 0] if device.type == "cuda" else []
+
+
 def _call(model: Any, name: str, older: str, *arguments: Any) -> None:
     """Call a method under its present name, or under the one that older transformers have."""
     getattr(model, name if hasattr(model, name) else older)(*arguments)
+
+
+def _check_vocabulary(soft: SoftTargets, width: int) -> None:
+    k, largest = soft.ids.shape[1], int(soft.ids.max())
+    if k > width:
+        raise ConfigError(f"soft labels name {k} tokens a position, but the model has {width}: lower loss.top_k")
+    if largest >= width:
+        raise ConfigError(
+            f"soft labels name token {largest}, but the model's ids end at {width - 1}: "
+            "use a teacher with the student's vocabulary, or loss.targets=hard"
+        )
 
 
 def _checked(pending: list[Tensor], done: int) -> list[float]:

@@ -52,3 +52,14 @@ def shortcut_agrees(model: Any, probe: MicroBatch) -> bool:
         return bool((shortcut - reference).abs().max() <= limit)  # NaN compares false
     finally:
         model.train(training)
+
+
+@torch.no_grad()
+def output_width(model: Any, probe: MicroBatch) -> int:
+    """How many tokens (or classes) the model tells apart. Leaves the model's mode as it was."""
+    training = model.training
+    model.eval()  # dropout would draw from the generator
+    try:
+        return plain_logits(model, probe).shape[1]
+    finally:
+        model.train(training)

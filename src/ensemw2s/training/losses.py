@@ -217,7 +217,7 @@ def product(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
     """
     log_p, q = events(batch.logits, *_soft(batch))
     # xlogy: an exponent of 0 means 1 also for an impossible event, as in 0 ** 0.
-    mixed = torch.xlogy(q.new_tensor(settings.alpha), q) + (settings.beta * log_p.detach() if settings.beta else 0.0)
+    mixed = torch.xlogy(settings.alpha, q) + (settings.beta * log_p.detach() if settings.beta else 0.0)
     # Where student and teacher have nothing in common the teacher alone is the target.
     target = torch.where(mixed.isfinite().any(dim=1, keepdim=True), torch.softmax(mixed, dim=1), q)
     return _total(expected_nll(target, log_p), batch)

@@ -11,7 +11,8 @@ from torch import Tensor
 from ensemw2s.errors import ConfigError
 from ensemw2s.registry import Registry
 from ensemw2s.training import losses
-from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings, events
+from ensemw2s.training.events import events
+from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings
 
 NAMES = list(LOSSES)
 M, VOCAB, K = 5, 6, 3
@@ -71,7 +72,7 @@ def test_gradients_with_the_stopped_target_held_still(name: str, targets: str) -
         share = mine.exp() / (mine.exp() + label.exp())
     held = log_p.argmax(dim=1)
     if name == "product":
-        p, q = events(b)
+        p, q = events(b.logits, b.soft_ids, b.soft_probs)
         target = (p.exp() * q) / (p.exp() * q).sum(dim=1, keepdim=True)
 
     other = b.logits.clone().requires_grad_()
@@ -229,7 +230,7 @@ def test_which_losses_want_a_teacher() -> None:
     assert {name for name in NAMES if LossSettings(name).needs_soft} == {"product", "uncertainty_smoothing"}
     assert LossSettings(targets="soft").needs_soft
     with pytest.raises(ConfigError, match="teacher's probabilities"):
-        events(batch()._replace(soft_ids=None))
+        value("product", batch()._replace(soft_ids=None))
 
 
 def test_a_plug_in_is_one_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
