@@ -132,18 +132,20 @@ def _pgr(first: Run, values: Mapping[Key, list[Any]], over: str) -> list[dict[st
 def _differences(
     first: Run, values: Mapping[Key, list[Any]], systems: Sequence[str], metric: str, over: str
 ) -> list[dict[str, Any]]:
-    """Every method against every other system, in the main metric."""
+    """Every method against every other system, the main metric first."""
+    metrics = [metric, *dict.fromkeys(key[2] for key in values if key[2] != metric)]
     if over == "rows":
-        return [dict(entry) for entry in first["differences"] if entry["metric"] == metric]
+        return [dict(entry) for name in metrics for entry in first["differences"] if entry["metric"] == name]
     entries = []
     methods = [name for name in systems if name == "ensemble" or first["systems"][name]["side"] == "student"]
-    for method in methods:
-        for other in systems:
+    pairs = [(method, other) for method in methods for other in systems if method != other]
+    for name in metrics:
+        for method, other in pairs:
             for split in ("test_id", "test_ood"):
-                a, b = values.get((method, split, metric)), values.get((other, split, metric))
-                if method != other and a is not None and b is not None:
+                a, b = values.get((method, split, name)), values.get((other, split, name))
+                if a is not None and b is not None:
                     found = paired_over_seeds(a, b)
-                    entries.append({"system": method, "against": other, "split": split, "metric": metric,
+                    entries.append({"system": method, "against": other, "split": split, "metric": name,
                                     **found._asdict()})  # fmt: skip
     return entries
 
@@ -215,13 +217,14 @@ def _cost(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _correct(groups: Sequence[dict[str, Any]]) -> None:
-    """Holm over every difference of the study, by split; then who won."""
-    for split in ("test_id", "test_ood"):
+    """Holm over every difference of the study, by split and metric; then who won."""
+    kinds = dict.fromkeys((e["split"], e["metric"]) for group in groups for e in group["differences"])
+    for kind in kinds:
         table = {
             (place, number): entry["p"]
             for place, group in enumerate(groups)
             for number, entry in enumerate(group["differences"])
-            if entry["split"] == split
+            if (entry["split"], entry["metric"]) == kind
         }
         for (place, number), adjusted in holm(table).items() if table else ():
             groups[place]["differences"][number]["p_holm"] = adjusted
@@ -233,10 +236,12 @@ def _correct(groups: Sequence[dict[str, Any]]) -> None:
 
 
 def _wins(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Wins, ties and losses of every method against every other system, counted over groups."""
+    """Wins, ties and losses in the main metric, counted over groups."""
     counts: dict[tuple[str, str, str], dict[str, int]] = {}
     for group in groups:
         for entry in group["differences"]:
+            if entry["metric"] != group["main_metric"]:
+                continue
             key = (entry["system"], entry["against"], entry["split"])
             counts.setdefault(key, {"win": 0, "tie": 0, "loss": 0})[entry["outcome"]] += 1
     return [{"system": a, "against": b, "split": split, **found} for (a, b, split), found in counts.items()]

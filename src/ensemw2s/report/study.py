@@ -39,6 +39,7 @@ class StudyFiles(NamedTuple):
 
     html: Path
     csv: Path
+    differences: Path
     markdown: Path
 
 
@@ -60,10 +61,12 @@ def read_study(folder: Path) -> Record:
 
 
 def write_study(folder: Path) -> StudyFiles:
-    """Write ``study.html``, ``study.csv`` and ``study.md`` beside ``study.json``; no model is loaded."""
+    """Write the page, two tables as CSV and one as Markdown beside ``study.json``; no model is loaded."""
     study = read_study(folder)
-    files = StudyFiles(folder / "study.html", folder / "study.csv", folder / "study.md")
+    names = ("study.html", "study.csv", "differences.csv", "study.md")
+    files = StudyFiles(*(folder / name for name in names))
     write_text(files.csv, study_csv(study))
+    write_text(files.differences, differences_csv(study))
     write_text(files.markdown, study_markdown(study))
     write_text(files.html, study_html(study))
     return files
@@ -189,6 +192,17 @@ def study_csv(study: Record) -> str:
     for group in study["groups"]:
         for entry in group["scores"]:
             writer.writerow({**group["axes"], **entry, "seeds": len(group["seeds"]), "over": group["over"]})
+    return file.getvalue()
+
+
+def differences_csv(study: Record) -> str:
+    """Every paired difference of every group and metric, with its p-value before and after Holm's correction."""
+    columns = [*study["axes"], "system", "against", "split", "metric", "value", "low", "high", "p", "p_holm", "outcome"]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for group in study["groups"]:
+        writer.writerows({**group["axes"], **entry} for entry in group["differences"])
     return file.getvalue()
 
 

@@ -143,7 +143,11 @@ def test_over_seeds_the_statistics_are_scipys() -> None:
     assert (student["value"], student["low"], student["high"]) == pytest.approx(
         (np.mean(mine), interval.low, interval.high)
     )
-    pairs = {(e["system"], e["against"], e["split"]): e for e in group["differences"]}
+    assert {e["metric"] for e in group["differences"]} == {"exact_match", "nll"}
+    pairs = {(e["system"], e["against"], e["split"]): e for e in group["differences"] if e["metric"] == "exact_match"}
+    lower = next(e for e in group["differences"] if (e["system"], e["against"], e["split"], e["metric"])
+                 == ("student", "weak", "test_ood", "nll"))  # fmt: skip
+    assert (lower["value"] > 0, lower["outcome"]) == (True, "loss")  # more nats are worse
     gain = pairs["student", "weak", "test_ood"]
     assert gain["p"] == pytest.approx(stats.ttest_rel(mine, values(runs, "weak")).pvalue)
     assert gain["p_holm"] >= gain["p"]
