@@ -205,6 +205,18 @@ def test_out_of_bag_errors_look_at_undrawn_tokens_only() -> None:
         BoostSettings(error_on="out-of-bag", mode="reweight")
 
 
+def test_zero_probabilities_are_refused_before_anything_is_trained() -> None:
+    class Impossible(TableBench):
+        def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
+            found = super().token_table(expert, rows)
+            return found._replace(mean_log_prob=torch.full_like(found.mean_log_prob, -math.inf))
+
+    bench = Impossible([[1] * 8, [1] + [0] * 7])
+    with pytest.raises(ConfigError, match="use boost.form=discrete"):
+        boost_experts(bench, ROWS, BoostSettings(form="real"), TrainSettings(), seed=0, rule="product")
+    assert not bench.trained
+
+
 class HeldOutBench(TableBench):
     """Other errors on held-out rows, by expert."""
 
