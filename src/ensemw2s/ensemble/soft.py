@@ -36,8 +36,14 @@ def soft_targets(
 ) -> SoftTargets:
     """The mixture's k likeliest tokens before every answer token of ``encoded``, the answer so far being given.
 
+    Memory besides the result does not grow with the rows.
+
     Args:
         k: tokens kept a position; equal ones by lowest id.
+
+    Returns:
+        Ids and probabilities ``[token, k]`` on the CPU, rows in the order of ``encoded``; no sum exceeds 1 by more
+        than float32's rounding.
 
     Other arguments and errors as ``scoring.mixture_scores``, and:
 
@@ -46,10 +52,12 @@ def soft_targets(
     """
     check_experts(models)
     width = vocabulary_size(models[0])
-    if not 1 <= k <= width:
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= width:
         raise ConfigError(
-            f"loss.top_k is {k}: it must lie between 1 and the {width} tokens of the teacher's vocabulary"
+            f"loss.top_k is {k!r}: it must lie between 1 and the {width} tokens of the teacher's vocabulary"
         )
+    if token_budget < 1:
+        raise ConfigError(f"token_budget is {token_budget}: it must be at least 1")
     check_rows(encoded, context_limit(models))
     combine, weights = open_rule(rule), expert_weights(alphas, len(models))
     offsets, device = token_offsets(encoded), device_of(models[0])
@@ -62,8 +70,22 @@ def soft_targets(
             experts = expert_log_probs(models, batch, device, dtype)
             labels = label[batch.tokens].to(device)[:, None]
             mixed = combine(experts, weights, answer_so_far(experts, labels, batch) if combine.needs_prefix else None)
-            # A stable sort, not topk: which of equal tokens topk returns is nobody's promise.
-            values, order = mixed.sort(dim=-1, descending=True, stable=True)
-            ids[batch.tokens] = order[:, :k].cpu()
-            probs[batch.tokens] = values[:, :k].exp().float().cpu()
+            values, order = likeliest(mixed, k)
+            ids[batch.tokens] = order.cpu()
+            probs[batch.tokens] = values.exp().float().cpu()
     return SoftTargets(ids, probs / probs.sum(dim=1, keepdim=True).clamp(min=1.0))
+
+
+def likeliest(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their ids, ``[m, k]`` both; equal ones by lowest id.
+
+    Args:
+        log_probs: ``[m, vocab]``.
+        k: at most vocab.
+    """
+    values, ids = log_probs.topk(k, dim=-1)
+    # Which of equal tokens topk returns, and in which order, is nobody's promise: such rows are sorted, the rest kept.
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=-1) | ((log_probs >= values[:, -1:]).sum(dim=-1) > k)
+    if bool(tied.any()):
+        values[tied], ids[tied] = (part[:, :k] for part in log_probs[tied].sort(dim=-1, descending=True, stable=True))
+    return values, ids
