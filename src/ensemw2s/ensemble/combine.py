@@ -13,6 +13,7 @@ rule opens it with ``open_rule`` and need not know which form it has.
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +31,7 @@ CombineRule = Callable[[Tensor, Tensor], Tensor]
 State = Mapping[str, Any]
 
 
-class Rule:
+class Rule(abc.ABC):
     """A rule that needs more than the distributions at one position.
 
     Attributes:
@@ -41,6 +42,7 @@ class Rule:
     needs_prefix: bool = False
     fitting: Literal["no", "can", "must"] = "no"
 
+    @abc.abstractmethod
     def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: State) -> Tensor:
         """The mixture ``[m, vocab]``, log-probabilities.
 
@@ -50,11 +52,10 @@ class Rule:
             prefix: ``[expert, m]``, where ``needs_prefix``.
             state: what ``fit`` returned, or empty.
         """
-        raise NotImplementedError
 
     def fit(self, evidence: Sequence[ExpertTokens], alphas: Sequence[float], seed: int) -> dict[str, Any]:
-        """JSON data from what every expert makes of held-out labelled rows."""
-        raise NotImplementedError
+        """JSON data from what every expert makes of held-out labelled rows; nothing, for a rule that is not fitted."""
+        return {}
 
 
 RULES: Registry[CombineRule | Rule] = Registry("rules")

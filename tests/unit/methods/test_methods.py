@@ -212,7 +212,7 @@ def test_zero_probabilities_are_refused_before_anything_is_trained() -> None:
             return found._replace(mean_log_prob=torch.full_like(found.mean_log_prob, -math.inf))
 
     bench = Impossible([[1] * 8, [1] + [0] * 7])
-    with pytest.raises(ConfigError, match="use boost.form=discrete"):
+    with pytest.raises(ConfigError, match=r"use boost\.form=discrete"):
         boost_experts(bench, ROWS, BoostSettings(form="real"), TrainSettings(), seed=0, rule="product")
     assert not bench.trained
 

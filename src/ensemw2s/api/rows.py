@@ -1,0 +1,54 @@
+"""Rows from lists, files and hub data sets by name; folders that may be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.data.rows import Row
+from ensemw2s.errors import ConfigError, DataError
+from ensemw2s.experiment.sources import load_rows
+
+Rows = str | Path | Sequence[Row]
+
+
+def as_rows(rows: Rows, *, need_answer: bool = True) -> list[Row]:
+    """Rows as they are, or read from a file or a hub data set by name."""
+    found = load_rows(str(rows), need_answer=need_answer) if isinstance(rows, (str, Path)) else list(rows)
+    if not found:
+        raise DataError("no rows were given: give at least one")
+    return found
+
+
+def as_labelled(labels: Rows) -> list[Row]:
+    """Rows to train a student on: the ``label`` column where there is one, else the ``answer``."""
+    if not isinstance(labels, (str, Path)):
+        return as_rows(labels)
+    rows = as_rows(labels, need_answer=False)
+    if all("label" not in row.raw for row in rows):
+        return as_rows(labels)
+    taken = [row.with_answer(str(row.raw["label"])) for row in rows if str(row.raw.get("label") or "").strip()]
+    if not taken:
+        raise DataError(f"{labels} has a 'label' column, but every label is empty: label the questions again")
+    return taken
+
+
+def columns(row: Row) -> dict[str, Any]:
+    """A row's own columns, for one that came from no file."""
+    found = {"id": row.id, "question": row.question, "context": row.context}
+    return {**found, "choices": list(row.choices) if row.choices else None, "difficulty": row.difficulty}
+
+
+def free_folder(out: str | Path, marker: str) -> Path:
+    """The folder, if it may be written: new, or made by the same verb before (it holds ``marker``).
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    folder = Path(out)
+    if folder.is_file() or (folder.is_dir() and not (folder / marker).is_file() and any(folder.iterdir())):
+        raise ConfigError(f"--out {folder} holds something else: name a new folder")
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    return folder

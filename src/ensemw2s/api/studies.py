@@ -1,0 +1,96 @@
+"""Whole runs, grids of them, and ratings from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.api.rows import Rows, as_rows
+from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.experiment.config import Config
+from ensemw2s.experiment.opening import Machine
+from ensemw2s.experiment.presets import load_config
+from ensemw2s.experiment.rating import Rated, rate_rows
+from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.run import execute
+from ensemw2s.experiment.study import Study, load_study, run_study
+from ensemw2s.methods.rating import By
+from ensemw2s.report.study import write_study
+from ensemw2s.report.write import write_report
+from ensemw2s.training.settings import TrainSettings
+
+
+def run(
+    config: Config | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    store: Path | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Run a whole study and write its report.
+
+    Args:
+        config: a configuration, a YAML file, a preset's name; None is the preset ``quickstart``.
+        out: output folder; by default one named after preset and configuration below ``runs``.
+        overrides: ``section.key=value`` settings.
+        store: folder of stored stages.
+        reporter: told of progress.
+
+    Returns:
+        What ``results.json`` holds, and ``folder``, where it lies.
+    """
+    settings = config if isinstance(config, Config) else load_config(config, overrides)
+    folder, results = execute(settings, Path(out) if out else None, store=store, reporter=reporter)
+    write_report(folder)
+    return {**results, "folder": str(folder)}
+
+
+def study(
+    source: Study | str | Path,
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    store: Path | None = None,
+    reporter: Reporter | None = None,
+    told: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Run a grid of runs, only what is missing, and write its table and page.
+
+    Args:
+        source: a loaded study, a YAML file, or the name of a built-in study.
+        out: the study's folder.
+        overrides: ``section.key=value`` settings laid over every cell.
+        store: folder of stored stages.
+        reporter: told of progress within a run.
+        told: called with one line a run.
+
+    Returns:
+        What ``study.json`` holds.
+    """
+    loaded = source if isinstance(source, Study) else load_study(source, overrides)
+    summary = run_study(loaded, Path(out), store=store, reporter=reporter, told=told)
+    write_study(Path(out))
+    return summary
+
+
+def rate(
+    rows: Rows,
+    models: str | Sequence[str],
+    out: str | Path | None = None,
+    *,
+    folds: int = 5,
+    by: By = "loss",
+    training: TrainSettings | None = None,
+    task_format: TaskFormat | None = None,
+    seed: int = 0,
+    machine: Machine | None = None,
+    reporter: Reporter | None = None,
+) -> Rated:
+    """Rate labelled rows by cross-fitted reference models; see ``experiment.rating.rate_rows``."""
+    names = [models] if isinstance(models, str) else list(models)
+    return rate_rows(
+        as_rows(rows), names, Path(out) if out is not None else None, folds=folds, by=by, training=training,
+        task_format=task_format, seed=seed, machine=machine, reporter=reporter,
+    )  # fmt: skip

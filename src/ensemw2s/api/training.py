@@ -1,0 +1,136 @@
+"""Ensembles and students from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from ensemw2s.api.rows import Rows, as_labelled, as_rows, free_folder
+from ensemw2s.boosting.rounds import BoostSettings
+from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.ensemble.combine import RULES
+from ensemw2s.errors import ConfigError
+from ensemw2s.experiment.export import export_ensemble, export_student
+from ensemw2s.experiment.opening import Machine, Task, as_teacher, open_members
+from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.methods.boosting import boost_experts
+from ensemw2s.methods.rules import check_rule
+from ensemw2s.methods.students import train_student as train_on_rows
+from ensemw2s.models.adapters import LoraSettings
+from ensemw2s.training.losses import LossSettings
+from ensemw2s.training.settings import TrainSettings
+
+
+def boost(
+    train: Rows,
+    weak: str,
+    out: str | Path,
+    *,
+    rounds: int = 4,
+    settings: BoostSettings | None = None,
+    training: TrainSettings | None = None,
+    rule: str = "mean",
+    held_out: Rows | None = None,
+    task: Task | None = None,
+    tuning: Literal["full", "lora"] = "full",
+    lora: LoraSettings | None = None,
+    task_format: TaskFormat | None = None,
+    seed: int = 0,
+    machine: Machine | None = None,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Boost weak experts on labelled rows and write the ensemble folder ``out``.
+
+    Args:
+        train: labelled rows, or a file of them.
+        weak: a built-in name, a model folder or a hub id.
+        out: a folder that does not exist, or an ensemble made before by the same call.
+        rounds: T; overrides ``settings.rounds``.
+        settings: mode, prior, shrinkage ... of the boosting.
+        training: every expert's budget.
+        rule: how the experts are combined.
+        held_out: labelled rows no expert trains on: rules that are fitted need them, and ``error_on="held-out"``.
+        task: texts (the default), or yes/no with one of two heads: ``Task("binary", "classifier")``.
+        tuning: full fine-tuning or a LoRA adapter an expert.
+        lora: the adapter's settings.
+        task_format: prompt, normalisation, limits; saved with the ensemble.
+        seed: run seed.
+        machine: device, dtype, store.
+        reporter: told of progress.
+
+    Returns:
+        The ensemble's folder.
+
+    Raises:
+        EnsemW2SError: anything that is the user's to mend.
+    """
+    machine, reporter = machine or Machine(), reporter or Reporter()
+    chosen = dataclasses.replace(settings or BoostSettings(), rounds=rounds)
+    RULES.get(rule)
+    folder = free_folder(out, "ensemble.json")
+    task = task or Task()
+    rows = task.rows(as_rows(train), seed)
+    kept_back = task.rows(as_rows(held_out), seed) if held_out is not None else []
+    check_rule(rule, kept_back)
+    bench = machine.bench(
+        weak, weak, task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings(),
+        task=task.kind, head=task.head, seed=seed,
+    )  # fmt: skip
+    boosted = boost_experts(bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back)
+    for message in boosted.messages:
+        reporter.note(message)
+    export_ensemble(bench, boosted, folder)
+    return folder
+
+
+def train_student(
+    strong: str,
+    labels: Rows,
+    out: str | Path,
+    *,
+    training: TrainSettings | None = None,
+    loss: LossSettings | None = None,
+    teacher: str | Path | None = None,
+    task: Task | None = None,
+    tuning: Literal["full", "lora"] = "full",
+    lora: LoraSettings | None = None,
+    task_format: TaskFormat | None = None,
+    seed: int = 0,
+    machine: Machine | None = None,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Fine-tune the strong model on labels and write the model folder ``out``.
+
+    Args:
+        strong: a built-in name, a model folder or a hub id.
+        labels: what ``label`` wrote (its ``label`` column is trained on), or any labelled rows.
+        out: a folder that does not exist, or a student made before.
+        training: budget.
+        loss: None is cross-entropy on the labels.
+        teacher: the ensemble (or model) whose probabilities a loss on soft labels learns from.
+        task: as in ``boost``; with a teacher it is the teacher's.
+
+    Other arguments, return value and errors as ``boost``.
+    """
+    machine, reporter = machine or Machine(), reporter or Reporter()
+    folder = free_folder(out, "origin.json")
+    if loss is not None and loss.needs_soft and teacher is None:
+        raise ConfigError(
+            f"loss '{loss.name}' learns from a teacher's probabilities: name the ensemble that gave the labels as "
+            f"teacher"
+        )
+    opened = open_members(str(teacher), machine, reporter, task_format=task_format) if teacher is not None else None
+    task = opened.task if opened else task or Task()
+    rows = task.rows(as_labelled(labels), seed)
+    form = opened.task_format if opened else task_format or TaskFormat()
+    bench = machine.bench(
+        opened.bench.settings.weak if opened else strong, strong, form, reporter, strong_tuning=tuning,
+        lora=lora or LoraSettings(), task=task.kind, head=task.head, seed=seed,
+    )  # fmt: skip
+    members = train_on_rows(
+        bench, rows, training or TrainSettings(), seed=seed, loss=loss,
+        teacher=as_teacher(opened, bench) if opened else None,
+    )  # fmt: skip
+    export_student(bench, members, folder)
+    return folder
