@@ -102,7 +102,7 @@ class LossSettings:
 
 def _is_number(value: object) -> bool:
     """A finite number of at least 0."""
-    return isinstance(value, int | float) and 0 <= value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 Loss = Callable[[LossBatch, LossSettings], tuple[Tensor, Tensor]]
