@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from ensemw2s.data.encoding import EncodedRow
+from ensemw2s.models.classes import ClassModel, ClassSpec
 from ensemw2s.models.loading import load_model
 from ensemw2s.training.batches import flatten_rows
 from ensemw2s.training.finetune import fine_tune
@@ -113,3 +114,38 @@ def test_the_shortcut_is_taken_and_exact_with_its_gradient(family: str) -> None:
 def test_the_shortcut_is_taken_on_real_models(name: str) -> None:
     batch = flatten_rows(ROWS, None, 0).micro_batch(np.arange(3))
     assert shortcut_agrees(load_model(SHARED / name), batch)
+
+
+@pytest.mark.parametrize("family", ["GPTNeoX", "Llama", "GPT2"])
+def test_a_classifiers_loss_and_gradient_equal_transformers_own(family: str) -> None:
+    name, options = FAMILIES[family]
+    pad = 39  # transformers finds a row's last token by it
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**options, pad_token_id=pad, num_labels=2)
+    inner = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    for module in inner.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    rows = [EncodedRow("a", [5, 6, 7, 8, 1], 4), EncodedRow("b", [3, 0], 1), EncodedRow("c", [1, 2, 3, 4, 5, 6, 1], 6)]
+    longest = max(row.prompt_length for row in rows)
+    ids = torch.tensor([row.input_ids[:-1] + [pad] * (longest - row.prompt_length) for row in rows])
+    theirs = inner(input_ids=ids, attention_mask=(ids != pad).long(), labels=torch.tensor([1, 0, 1])).loss
+    theirs.backward()
+    expected = {
+        key: parameter.grad.clone() for key, parameter in inner.named_parameters() if parameter.grad is not None
+    }
+    inner.zero_grad()
+    seen: dict[str, torch.Tensor] = {}
+
+    def spy(*_: Any, **__: Any) -> None:
+        seen.update({k: p.grad.clone() for k, p in inner.named_parameters() if p.grad is not None})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", spy)
+        model = ClassModel(inner, ClassSpec(("no", "yes"), "classifier", None, pad))
+        settings = TrainSettings(max_steps=1, batch_size=3, micro_batch_size=2, gradient_clip=None)
+        ours = fine_tune(model, rows, settings, seed=0, pad_token_id=0)
+    assert ours.losses == [pytest.approx(float(theirs.detach()), abs=2e-5)]
+    assert seen.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(seen[key], gradient, atol=1e-5, rtol=1e-3)

@@ -296,6 +296,17 @@ def test_a_tail_below_float32s_resolution_keeps_its_logarithm() -> None:
     assert q.tolist() == [[0.75, 0.25]]
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "product"])
+def test_what_both_rule_out_costs_nothing(name: str) -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0]], requires_grad=True)
+    one = LossBatch(logits, torch.tensor([1]), torch.ones(1), torch.tensor([[1, 0]]), torch.tensor([[1.0, 0.0]]))
+    loss = value(name, one, targets="soft")
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(math.log(2))
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [pytest.approx([0.0, -0.5, 0.5])]
+
+
 def test_a_sum_of_probabilities_above_one_leaves_no_negative_tail() -> None:
     _, q = events(torch.zeros(1, 3), torch.tensor([[0, 1]]), torch.tensor([[0.8, 0.2000001]]))
     assert float(q[0, 2]) == 0.0

@@ -85,6 +85,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
         (SOFT.ids, SOFT.probs * 2, "sum to at most 1"),
         (SOFT.ids, SOFT.probs - 0.5, "not negative"),
         (SOFT.ids, SOFT.probs / 0.0, "finite"),
+        (SOFT.ids, SOFT.probs * float("nan"), "finite"),
         (SOFT.ids * 0, SOFT.probs, "all different within a token"),
         (-SOFT.ids - 1, SOFT.probs, "at least 0"),
     ],
