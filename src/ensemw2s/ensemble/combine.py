@@ -1,64 +1,51 @@
 """Combine rules: from the experts' next-token distributions to one.
 
 The plain form of a rule is a pure function ``fn(log_probs [expert, m, vocab], alphas [expert]) -> [m, vocab]``: natural
-logarithms of distributions in, logarithm of a distribution out. Only the proportions of the alphas matter. The
-work is done in log space in the dtype of ``log_probs``, float32 at the least. A rule that looks at the answer so
-far, or
-learns from held-out rows, is an object of class ``Rule``.
+logarithms of distributions in, logarithm of a distribution out. Only the proportions of the alphas matter. The work is
+done in log space in the dtype of ``log_probs``, float32 at the least. A rule that looks at the answer so far, or learns
+from held-out rows, is a class derived from ``rule.Rule``; those of this package are in ``fitted``.
 
-A plug-in adds either with ``@RULES.register("name")``, or under the entry-point group ``ensemw2s.rules``. Whoever
-uses a
-rule opens it with ``open_rule`` and need not know which form it has.
+A plug-in adds either with ``@RULES.register("name")``, its module imported by whoever needs it or named under the
+entry-point group ``ensemw2s.rules``. Whoever uses a rule opens it with ``open_rule`` and need not know which form it
+has.
 """
 
 from __future__ import annotations
 
-import abc
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ensemw2s.ensemble import fitted as _fitted  # noqa: F401  registers its rules, as any plug-in does
+from ensemw2s.ensemble.rule import RULES, CombineRule, Rule, State, check_alphas, expert_weights
 from ensemw2s.errors import ConfigError
-from ensemw2s.registry import Registry
 
 if TYPE_CHECKING:
     from ensemw2s.ensemble.evidence import ExpertTokens
 
-CombineRule = Callable[[Tensor, Tensor], Tensor]
-State = Mapping[str, Any]
+__all__ = [
+    "RULES",
+    "VOTE_TIE_BREAK",
+    "CombineRule",
+    "MixRule",
+    "Rule",
+    "State",
+    "can_fit",
+    "check_alphas",
+    "expert_weights",
+    "fit_rule",
+    "needs_fitting",
+    "open_rule",
+]
 
 
-class Rule(abc.ABC):
-    """A rule that needs more than the distributions at one position.
-
-    Attributes:
-        needs_prefix: wants each expert's log-probability of the answer so far.
-        fitting: "no", "can" (works without, better with held-out rows) or "must".
-    """
-
-    needs_prefix: bool = False
-    fitting: Literal["no", "can", "must"] = "no"
-
-    @abc.abstractmethod
-    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: State) -> Tensor:
-        """The mixture ``[m, vocab]``, log-probabilities.
-
-        Args:
-            log_probs: ``[expert, m, vocab]``; of a fitted ensemble maybe the first t experts only.
-            alphas: ``[expert]``.
-            prefix: ``[expert, m]``, where ``needs_prefix``.
-            state: what ``fit`` returned, or empty.
-        """
-
-    def fit(self, evidence: Sequence[ExpertTokens], alphas: Sequence[float], seed: int) -> dict[str, Any]:
-        """JSON data from what every expert makes of held-out labelled rows; nothing, for a rule that is not fitted."""
-        return {}
-
-
-RULES: Registry[CombineRule | Rule] = Registry("rules")
+def _registered(name: str) -> CombineRule | Rule:
+    """A rule by name; a class that was registered is made into its rule."""
+    found = RULES.get(name)
+    return found() if isinstance(found, type) else found
 
 
 class MixRule:
@@ -69,16 +56,19 @@ class MixRule:
         state: what ``fit_rule`` returned; empty for rules that are not fitted.
 
     Raises:
-        ConfigError: no such rule, or one that must be fitted and was not.
+        ConfigError: no such rule, one that must be fitted and was not, or a state that it cannot use.
     """
 
     def __init__(self, name: str, state: State | None = None) -> None:
         self.name, self.state = name, dict(state or {})
-        self._rule = RULES.get(name)
-        if isinstance(self._rule, Rule) and self._rule.fitting == "must" and not self.state:
+        self._rule = _registered(name)
+        if not isinstance(self._rule, Rule):
+            return
+        if self._rule.fitting == "must" and not self.state:
             raise ConfigError(
                 f"rule '{name}' must be fitted on held-out rows first: give validation rows, or use rule 'mean'"
             )
+        self._loaded = self._rule.load(self.state)
 
     @property
     def needs_prefix(self) -> bool:
@@ -86,27 +76,39 @@ class MixRule:
         return isinstance(self._rule, Rule) and self._rule.needs_prefix
 
     def __call__(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None = None) -> Tensor:
-        """Mix ``[expert, m, vocab]`` into ``[m, vocab]``; ``prefix`` ``[expert, m]``, see ``Rule.mix``."""
+        """The mixture's log-probabilities ``[m, vocab]``.
+
+        Args:
+            log_probs: ``[expert, m, vocab]``.
+            alphas: ``[expert]``, any scale.
+            prefix: ``[expert, m]``, each expert's log-probability of the answer so far; see ``needs_prefix``.
+
+        Raises:
+            ConfigError: unusable alphas, or more experts than the rule was fitted for.
+            ValueError: no prefix for a rule that needs it.
+        """
         rule = self._rule
-        if isinstance(rule, Rule):
-            return rule.mix(log_probs, alphas, prefix, self.state)
-        return rule(log_probs, alphas)
+        if not isinstance(rule, Rule):
+            return rule(log_probs, alphas)
+        if rule.needs_prefix and prefix is None:
+            raise ValueError(f"rule '{self.name}' needs each expert's log-probability of the answer so far")
+        return rule.mix(log_probs, alphas, prefix, self._loaded)
 
 
 def open_rule(rule: str | MixRule, state: State | None = None) -> MixRule:
-    """A rule by name, with the state that fitting left; an opened one as it is."""
+    """A rule by name, with the state that fitting left; an opened one as it is. Raises as :class:`MixRule`."""
     return rule if isinstance(rule, MixRule) else MixRule(rule, state)
 
 
 def needs_fitting(name: str) -> bool:
     """Whether a rule cannot be used without held-out rows."""
-    rule = RULES.get(name)
+    rule = _registered(name)
     return isinstance(rule, Rule) and rule.fitting == "must"
 
 
 def can_fit(name: str) -> bool:
     """Whether a rule learns from held-out rows where there are some."""
-    rule = RULES.get(name)
+    rule = _registered(name)
     return isinstance(rule, Rule) and rule.fitting != "no"
 
 
@@ -123,14 +125,22 @@ def fit_rule(name: str, evidence: Sequence[ExpertTokens], alphas: Sequence[float
         JSON data for ``open_rule``.
 
     Raises:
-        ConfigError: the rule is not fitted, there are no held-out tokens, or another number of alphas than experts.
+        ConfigError: the rule is not fitted, the tables hold no tokens or not the same ones, or unusable alphas.
     """
-    rule = RULES.get(name)
+    rule = _registered(name)
     if not isinstance(rule, Rule) or rule.fitting == "no":
         raise ConfigError(f"rule '{name}' is not fitted: use it as it is")
     check_alphas(alphas, len(evidence))
-    if len(evidence[0].label) == 0:
+    first = evidence[0]
+    if len(first.label) == 0:
         raise ConfigError(f"rule '{name}' is fitted on held-out rows and these hold no tokens: give labelled rows")
+    for number, table in enumerate(evidence[1:], start=2):
+        same = table.ids == first.ids and torch.equal(table.offsets, first.offsets)
+        if not same or not torch.equal(table.label, first.label):
+            raise ConfigError(
+                f"rule '{name}' is fitted on the same rows for every expert and those of expert {number} differ from "
+                "the first one's: make all tables from one list of rows"
+            )
     return rule.fit(evidence, alphas, seed)
 
 
@@ -138,38 +148,6 @@ VOTE_TIE_BREAK = 1e-4
 """Share of the vote mixture that goes to the mean of probabilities; vote shares this close count as tied."""
 
 _FLOOR = -1e30  # stands in for log 0 where it is averaged, so that disjoint supports do not end in NaN
-
-
-def check_alphas(alphas: Tensor | Sequence[float], experts: int | None = None) -> Tensor:
-    """The weights as float64 ``[expert]`` on the CPU, if they can weigh anything.
-
-    Args:
-        alphas: one weight an expert, any scale.
-        experts: how many are expected, where known.
-
-    Raises:
-        ConfigError: none at all, another number than ``experts``, negative, not finite, or all zero.
-    """
-    weights = torch.as_tensor(alphas, dtype=torch.float64).detach().cpu()
-    if weights.dim() != 1 or weights.numel() == 0:
-        raise ConfigError(f"alphas have shape {list(weights.shape)}: give one number for each of at least one expert")
-    values = weights.tolist()
-    if experts is not None and len(values) != experts:
-        raise ConfigError(f"{len(values)} alphas for {experts} experts: give exactly one alpha an expert")
-    if not bool(torch.isfinite(weights).all()):
-        raise ConfigError(f"alphas {values} are not all finite: give finite numbers of at least 0")
-    if bool((weights < 0).any()):
-        raise ConfigError(f"alphas {values} contain a negative one: leave out experts that are worse than the prior")
-    if not bool((weights > 0).any()):
-        raise ConfigError(f"alphas {values} are all zero: at least one expert must count")
-    return weights
-
-
-def expert_weights(alphas: Tensor | Sequence[float], experts: int | None = None) -> Tensor:
-    """Alphas scaled to sum to one, float64 ``[expert]`` on the CPU. Raises as :func:`check_alphas`."""
-    weights = check_alphas(alphas, experts)
-    weights = weights / weights.max()  # so that neither huge nor tiny alphas leave the range of the sum
-    return weights / weights.sum()
 
 
 def _prepare(log_probs: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,7 +226,3 @@ def uniform(log_probs: Tensor, alphas: Tensor) -> Tensor:
     """
     check_alphas(alphas, log_probs.shape[0])
     return _mean(log_probs, torch.ones(log_probs.shape[0], dtype=torch.float64))
-
-
-# The rules that are objects register themselves; they need what stands above.
-from ensemw2s.ensemble import fitted as _fitted  # noqa: E402, F401

@@ -23,6 +23,7 @@ from ensemw2s.ensemble.experts import (
     evaluating,
     log_distribution,
 )
+from ensemw2s.ensemble.numeric import widest
 from ensemw2s.ensemble.sampling import check_sampling, row_uniforms, sample
 from ensemw2s.errors import ConfigError, DataError
 
@@ -184,7 +185,9 @@ def _decode_batch(plan: _Plan, prompts: list[list[int]], names: list[str]) -> li
     device = device_of(plan.models[0])
     limits = torch.tensor([plan.room(len(prompt)) for prompt in prompts], device=device)
     steps = int(limits.max())
-    uniforms = None if plan.sampling is None else row_uniforms(plan.sampling[2], names, steps).to(device)
+    uniforms = None
+    if plan.sampling is not None:  # they are float32 numbers, so no device loses any of them
+        uniforms = row_uniforms(plan.sampling[2], names, steps).to(widest(device)).to(device)
     eos = torch.tensor(plan.eos, dtype=torch.int64, device=device)
     weights = plan.alphas.to(plan.dtype).to(device)[:, None]
     record = _Record(len(prompts), steps, len(plan.models) if plan.votes else 0, device)
@@ -193,7 +196,7 @@ def _decode_batch(plan: _Plan, prompts: list[list[int]], names: list[str]) -> li
         rows = torch.arange(len(prompts), device=device)  # which prompt each row of the batch belongs to
         # Each expert's log-probability of the answer so far, [expert, batch]; only for rules that ask.
         prefix = (
-            torch.zeros((len(plan.models), len(prompts)), dtype=plan.dtype, device=device)
+            torch.zeros((len(plan.models), len(prompts)), dtype=widest(device), device=device)
             if plan.combine.needs_prefix
             else None
         )

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ensemw2s.data.encoding import EncodedRow, token_offsets
 from ensemw2s.ensemble.experts import check_experts, context_limit, device_of, evaluating, vocabulary_size
-from ensemw2s.ensemble.scoring import LOGITS_BYTES, check_rows, expert_log_probs, scoring_batches
+from ensemw2s.ensemble.numeric import entropy_of
+from ensemw2s.ensemble.scoring import LOGITS_BYTES, check_budget, check_rows, expert_log_probs, scoring_batches
 
 
 class ExpertTokens(NamedTuple):
@@ -56,6 +57,7 @@ def expert_tokens(
 ) -> ExpertTokens:
     """One pass of one model over labelled rows; arguments and errors as ``scoring.mixture_scores``."""
     check_experts([model])
+    check_budget(token_budget)
     check_rows(encoded, context_limit([model]))
     offsets, device = token_offsets(encoded), device_of(model)
     label = torch.tensor([token for row in encoded for token in row.input_ids[row.prompt_length :]], dtype=torch.int64)
@@ -78,8 +80,3 @@ def expert_tokens(
             floats[:, batch.tokens] = found.float().cpu()
     ids = tuple(row.id for row in encoded)
     return ExpertTokens(ids, offsets, label, floats[0], top_id, floats[1], floats[2], floats[3])
-
-
-def entropy_of(log_probs: Tensor) -> Tensor:
-    """-Σ p log p over the last axis, nats; an impossible token adds 0."""
-    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=-1)

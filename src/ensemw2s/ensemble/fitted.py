@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ensemw2s.ensemble.combine import RULES, Rule, State, check_alphas, expert_weights
 from ensemw2s.ensemble.gate import GateNet, fit_gate, gate_features
+from ensemw2s.ensemble.numeric import log_mixture, sums_before, widest
+from ensemw2s.ensemble.rule import RULES, Rule, State, bad_state, check_alphas, expert_weights
 
 if TYPE_CHECKING:
     from ensemw2s.ensemble.evidence import ExpertTokens
 
 BETAS = (0.0, 0.125, 0.25, 0.5, 1.0)
-
-
-def log_mixture(log_probs: Tensor, log_weights: Tensor) -> Tensor:
-    """Log Σ_t w_t p_t(v), weights normalised over the experts.
-
-    Args:
-        log_probs: ``[expert, m, vocab]``.
-        log_weights: ``[expert]`` or ``[expert, m]``, unnormalised; -inf leaves an expert out.
-    """
-    if not log_probs.is_floating_point() or log_probs.dtype.itemsize < 4:
-        log_probs = log_probs.float()
-    weights = torch.log_softmax(log_weights.double(), dim=0).to(log_probs)
-    weights = weights.reshape(*weights.shape, *[1] * (3 - weights.dim()))
-    # -inf + -inf is -inf, never NaN: an expert that is left out cannot spoil a token it rules out.
-    return torch.logsumexp(log_probs + weights, dim=0)
-
-
-def log_alphas(alphas: Tensor, experts: int) -> Tensor:
-    """Log of the normalised alphas, float64 ``[expert]``; -inf where an expert does not count."""
-    return expert_weights(alphas, experts).log()
+_FLOOR = -1e30  # stands in for log 0 in sums that are stored, JSON having no infinity
 
 
 def stacked(evidence: Sequence[ExpertTokens], name: str) -> Tensor:
@@ -42,13 +25,40 @@ def stacked(evidence: Sequence[ExpertTokens], name: str) -> Tensor:
     return torch.stack([getattr(table, name) for table in evidence]).double()
 
 
+def log_alphas(alphas: Tensor | Sequence[float], experts: int) -> Tensor:
+    """Log of the normalised alphas, float64 ``[expert]`` on the CPU; -inf where an expert does not count."""
+    return expert_weights(alphas, experts).log()
+
+
+def _on(values: Tensor, device: torch.device) -> Tensor:
+    """Weights where the distributions are, as wide as that device allows."""
+    return values.to(widest(device)).to(device)
+
+
+def _numbers(values: Any) -> bool:
+    """Whether this is a list of finite numbers, not empty."""
+    return (
+        isinstance(values, list | tuple)
+        and len(values) > 0
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    )
+
+
+def _first(values: list[Any], experts: int, name: str) -> list[Any]:
+    """What was stored for the first experts."""
+    if experts > len(values):
+        raise bad_state(name, f"it was fitted for {len(values)} experts, here are {experts}")
+    return values[:experts]
+
+
+@RULES.register("best")
 class Best(Rule):
     """The single best expert on held-out rows, alone.
 
-    p(v) = p_b(v),  b = argmax_t (rows whose every token is right, then Σ log p_t(label))
+    p(v) = p_b(v),  b = argmax_t (rows whose every token is right, then Σ log p_t(label), then the lower t)
 
     A row whose every token is right teacher-forced is one that greedy decoding answers with exactly the gold tokens.
-    After t rounds it is the best of the first t. Experts with alpha 0 do not count.
+    Of the first t experts it is the best of those. Experts with alpha 0 do not count.
     """
 
     fitting = "must"
@@ -60,120 +70,179 @@ class Best(Rule):
             lengths = table.offsets.diff()
             owner = torch.arange(len(lengths)).repeat_interleave(lengths)
             errors = torch.zeros(len(lengths), dtype=torch.int64).index_add_(0, owner, table.wrong.long())
-            scores.append([int((errors == 0).sum()), float(table.log_prob.double().sum())])
+            scores.append([int((errors == 0).sum()), float(table.log_prob.double().clamp(min=_FLOOR).sum())])
         return {"scores": scores}
 
-    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: State) -> Tensor:
+    def load(self, state: State) -> Any:
+        """The scores."""
+        scores = state.get("scores")
+        if not isinstance(scores, list) or not scores or not all(_numbers(s) and len(s) == 2 for s in scores):
+            raise bad_state("best", f"scores {scores!r} are no list of pairs of numbers")
+        return scores
+
+    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """See the class."""
         weights = check_alphas(alphas, len(log_probs)).tolist()
-        scores = state["scores"][: len(log_probs)]
+        scores = _first(state, len(log_probs), "best")
         counting = [place for place, weight in enumerate(weights) if weight > 0]
         best = max(counting, key=lambda place: (*scores[place], -place))
         return log_probs[best] if log_probs.dtype.itemsize >= 4 else log_probs[best].float()
 
 
+def em_step(weights: Tensor, likely: Tensor) -> Tensor:
+    """One step of EM for the weights of a mixture with fixed parts: each expert's mean share of the labels.
+
+    w_t <- mean over tokens of w_t p_t(y) / Σ_s w_s p_s(y)   (Dempster, Laird & Rubin 1977, section 4.3)
+
+    The likelihood of the labels never falls.
+
+    Args:
+        weights: float64 ``[expert]``, sum to one.
+        likely: float64 ``[expert, token]``, p_t(y) up to a factor a token; some expert with weight has more than 0.
+
+    Returns:
+        float64 ``[expert]``, sum to one.
+    """
+    joint = weights[:, None] * likely
+    new = (joint / joint.sum(dim=0)).mean(dim=1)
+    return new / new.sum()
+
+
+@RULES.register("calibrated")
 class Calibrated(Rule):
     """Mixture weights that make the held-out labels likeliest, found by EM; alphas are the start only.
 
-    p(v) = Σ_t w_t p_t(v),  w <- mean over tokens of w_t p_t(y) / Σ_s w_s p_s(y),  repeated to convergence
+    p(v) = Σ_t w_t p_t(v),  w by ``em_step`` repeated to convergence
 
-    (Dempster, Laird & Rubin 1977; the log-likelihood is concave in w, so any start with full support finds the best.)
-    The first t experts share their weights anew.
+    The log-likelihood is concave in w, so any start with full support finds the best. Experts with alpha 0 keep weight
+    0. The first t experts share their own weights anew, equally if they all have none.
     """
 
     fitting = "must"
     _STEPS, _CLOSE = 2000, 1e-12
 
     def fit(self, evidence: Sequence[ExpertTokens], alphas: Sequence[float], seed: int) -> dict[str, Any]:
-        """The weights; experts with alpha 0 keep weight 0."""
-        labels = stacked(evidence, "log_prob")
+        """The weights."""
         weights = expert_weights(alphas, len(evidence))
-        before = -float("inf")
-        for _ in range(self._STEPS):
-            joint = labels + weights.log()[:, None]
-            total = joint.logsumexp(dim=0)
-            usable = total.isfinite()  # a label that every expert rules out says nothing about the weights
-            if not bool(usable.any()):
-                break
-            after = float(total[usable].mean())
-            weights = (joint[:, usable] - total[usable]).exp().mean(dim=1)
-            weights = weights / weights.sum()
+        counting = weights > 0
+        labels = stacked(evidence, "log_prob")[counting]
+        top = labels.amax(dim=0)
+        usable = top.isfinite()  # a label that every expert rules out says nothing about the weights
+        likely = (labels - top)[:, usable].exp()  # a token's own scale cancels, so the likeliest expert has 1
+        found, before = weights[counting], -math.inf
+        for _ in range(self._STEPS if bool(usable.any()) else 0):
+            after = float((found @ likely).log().mean())
+            found = em_step(found, likely)
             if after - before < self._CLOSE:
                 break
             before = after
+        weights[counting] = found
         return {"weights": weights.tolist()}
 
-    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: State) -> Tensor:
+    def load(self, state: State) -> Any:
+        """The weights."""
+        weights = state.get("weights")
+        if not isinstance(weights, list) or not _numbers(weights) or min(weights) < 0 or max(weights) == 0:
+            raise bad_state("calibrated", f"weights {weights!r} are no list of numbers of at least 0, some above")
+        return weights
+
+    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """See the class."""
-        weights = torch.tensor(state["weights"][: len(log_probs)], dtype=torch.float64)
+        weights = torch.tensor(_first(state, len(log_probs), "calibrated"), dtype=torch.float64)
         counting = expert_weights(alphas, len(log_probs)) > 0
         weights = torch.where(counting, weights, torch.zeros_like(weights))
-        if not float(weights.sum()) > 0:  # the first t may all have been given nothing
+        if not float(weights.sum()) > 0:
             weights = counting.double()
         return log_mixture(log_probs, weights.log())
 
 
+def prefix_weights(start: Tensor, prefix: Tensor, beta: float) -> Tensor:
+    """Log w_t = log α_t + β log p_t(answer so far), unnormalised; see :class:`Prefix`.
+
+    Args:
+        start: ``[expert]``, log α.
+        prefix: ``[expert, m]``.
+        beta: at least 0.
+
+    Returns:
+        ``[expert, m]``.
+    """
+    plain = start[:, None].expand_as(prefix)
+    if beta == 0:
+        return plain  # also where the prefix is -inf: p ** 0 = 1
+    weights = plain + beta * prefix.to(start)
+    nobody = weights.isneginf().all(dim=0)  # no expert thinks the answer so far possible: it tells nothing
+    return torch.where(nobody, plain, weights)
+
+
+@RULES.register("prefix")
 class Prefix(Rule):
     """Prefix-posterior weights: experts that made the answer so far likelier count more for its next token.
 
     p(v) = Σ_t w_t p_t(v),  w_t ∝ α_t · p_t(answer so far)^β
 
-    β = 0 is the plain mean; with β = 1 the whole answer has probability Σ_t α_t p_t(answer), a mixture of sequences.
-    With
-    held-out rows β is the one of 0, 1/8, 1/4, 1/2, 1 that makes their labels likeliest, else 1.
+    β = 0 is the plain mean; with β = 1 the whole answer has probability Σ_t α_t p_t(answer) / Σ_t α_t, a mixture of
+    sequences. With held-out rows β is the one of 0, 1/8, 1/4, 1/2, 1 that makes their labels likeliest (of equal ones
+    the smallest), else 1. After an answer that every expert rules out the weights are the alphas again.
     """
 
     needs_prefix = True
     fitting = "can"
 
     def fit(self, evidence: Sequence[ExpertTokens], alphas: Sequence[float], seed: int) -> dict[str, Any]:
-        """β, and the mean log-likelihood a token of every candidate."""
-        labels, offsets = stacked(evidence, "log_prob"), evidence[0].offsets
-        lengths = offsets.diff()
-        before = labels.cumsum(dim=1) - labels
-        before = before - before[:, offsets[:-1]].repeat_interleave(lengths, dim=1)
-        start = log_alphas(torch.tensor(list(alphas)), len(evidence))[:, None]
+        """β, and the mean log-likelihood a token of every candidate (None for log 0)."""
+        start = log_alphas(alphas, len(evidence))
+        labels = stacked(evidence, "log_prob")
+        before = sums_before(labels, evidence[0].offsets.diff())
+        # A label that every expert rules out is as impossible under any β.
+        usable = labels[start.isfinite()].amax(dim=0).isfinite()
         found = {}
         for beta in BETAS:
-            weights = torch.log_softmax(start + beta * before if beta else start.expand_as(before), dim=0)
-            found[beta] = float((weights + labels).logsumexp(dim=0).mean())
+            weights = torch.log_softmax(prefix_weights(start, before, beta), dim=0)
+            found[beta] = float((weights + labels)[:, usable].logsumexp(dim=0).mean()) if bool(usable.any()) else 0.0
         best = max(BETAS, key=lambda beta: (found[beta], -beta))
-        return {"beta": best, "likelihoods": [[beta, value] for beta, value in found.items()]}
+        return {"beta": best, "likelihoods": [[b, v if math.isfinite(v) else None] for b, v in found.items()]}
 
-    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: State) -> Tensor:
+    def load(self, state: State) -> Any:
+        """β."""
+        beta = state.get("beta", 1.0)
+        if not _numbers([beta]) or beta < 0:
+            raise bad_state("prefix", f"beta {beta!r} is no number of at least 0")
+        return float(beta)
+
+    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """See the class."""
-        start = log_alphas(alphas, len(log_probs)).to(log_probs.device)[:, None]
-        beta = float(state.get("beta", 1.0))
-        if prefix is None:
-            raise ValueError("rule 'prefix' needs each expert's log-probability of the answer so far")
-        weights = start + beta * prefix.double() if beta else start.expand(len(log_probs), log_probs.shape[1])
-        return log_mixture(log_probs, weights)
+        assert prefix is not None  # `MixRule` asks for it
+        start = _on(log_alphas(alphas, len(log_probs)), log_probs.device)
+        return log_mixture(log_probs, prefix_weights(start, prefix, state))
 
 
+@RULES.register("gate")
 class Gate(Rule):
     """A learned gate: a small network looks at each expert's own distribution and weighs it at every token anew.
 
     p(v) = Σ_t w_t p_t(v),  w = softmax_t(log α_t + g(f_t)),
-    f_t = (entropy of p_t, log of its top probability, share of experts with the same top token)
+    f_t = (entropy of p_t in nats, log of its top probability, share of experts with the same top token)
 
-    g is shared by all experts, so their order does not matter. It is trained on held-out rows only, to make the labels
-    likely, and starts as the plain weighted mean; see ``gate``.
+    g is shared by all experts, so their order does not matter and any number of them will do: of the first t it
+    mixes those. It is trained on held-out rows only, to make their labels likely, and starts as the plain weighted
+    mean; see ``gate``. (Mixtures of experts with a gate: Jacobs et al. 1991; here the experts stay as they are.)
     """
 
     fitting = "must"
 
     def fit(self, evidence: Sequence[ExpertTokens], alphas: Sequence[float], seed: int) -> dict[str, Any]:
         """The network's numbers and the scale of its features."""
-        return fit_gate(evidence, log_alphas(torch.tensor(list(alphas)), len(evidence)), seed)
+        return fit_gate(evidence, log_alphas(alphas, len(evidence)), seed)
 
-    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: State) -> Tensor:
+    def load(self, state: State) -> Any:
+        """The network."""
+        return GateNet.from_state(state)
+
+    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """See the class."""
-        start = log_alphas(alphas, len(log_probs)).to(log_probs.device)[:, None]
-        counting = start[:, 0].isfinite()
-        net = GateNet.from_state(state).to(log_probs.device)
+        device = log_probs.device
+        start = _on(log_alphas(alphas, len(log_probs)), device)
+        net = state.to(device, widest(device))
         with torch.no_grad():
-            return log_mixture(log_probs, start + net(gate_features(log_probs, counting)))
-
-
-for _name, _rule in (("best", Best()), ("calibrated", Calibrated()), ("prefix", Prefix()), ("gate", Gate())):
-    RULES.register(_name)(_rule)
+            return log_mixture(log_probs, start[:, None] + net(gate_features(log_probs, start.isfinite())))

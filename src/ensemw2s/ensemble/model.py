@@ -154,8 +154,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{folder} has format {settings['format_version']}, this program reads {FORMAT_VERSION}: update it"
         )
     _check_members(folder, settings["alphas"], settings["experts"])
-    open_rule(settings["rule"], settings.get("rule_state"))
+    _check_rule(folder, settings["rule"], settings.get("rule_state"))
     return settings
+
+
+def _check_rule(folder: Path, rule: Any, state: Any) -> None:
+    """The rule is known and can use its state; folders made before there were fitted rules have none."""
+    if not isinstance(rule, str) or not isinstance(state, dict | None):
+        raise ConfigError(
+            f"{folder / ENSEMBLE_FILE}: rule {rule!r} with rule_state {state!r}: give a rule's name and an object"
+        )
+    try:
+        open_rule(rule, state)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / ENSEMBLE_FILE}: {error}") from error
 
 
 def _check_members(folder: Path, alphas: Any, experts: Any) -> None:

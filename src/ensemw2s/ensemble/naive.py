@@ -39,7 +39,7 @@ def naive_rule(
     state = state or {}
     total = math.fsum(alphas)
     shares = [alpha / total for alpha in alphas]
-    mean: Tensor = sum((share * p for share, p in zip(shares, probs, strict=True)), torch.zeros_like(probs[0]))
+    mean = _weighted(probs, shares)
     if rule == "mean":
         return mean
     if rule == "uniform":
@@ -58,21 +58,38 @@ def naive_rule(
         return probs[max(counting, key=lambda t: (state["scores"][t][0], state["scores"][t][1], -t))]
     if rule == "calibrated":
         weights = [state["weights"][t] if shares[t] > 0 else 0.0 for t in range(len(probs))]
-        return sum((w / math.fsum(weights) * p for w, p in zip(weights, probs, strict=True)), torch.zeros_like(mean))
+        return _weighted(probs, weights if math.fsum(weights) > 0 else [float(share > 0) for share in shares])
     if rule == "prefix":
-        past = [share * math.exp(state.get("beta", 1.0) * before) for share, before in zip(shares, prefix, strict=True)]
-        return sum((w / math.fsum(past) * p for w, p in zip(past, probs, strict=True)), torch.zeros_like(mean))
+        beta = state.get("beta", 1.0)
+        most = max(before for share, before in zip(shares, prefix, strict=True) if share > 0)
+        if beta == 0 or most == -math.inf:
+            return mean
+        past = [
+            s * math.exp(beta * (before - most)) if s > 0 else 0.0 for s, before in zip(shares, prefix, strict=True)
+        ]
+        return _weighted(probs, past)
     if rule == "gate":
-        gated = [share * math.exp(_naive_gate(probs, t, state)) for t, share in enumerate(shares)]
-        return sum((w / math.fsum(gated) * p for w, p in zip(gated, probs, strict=True)), torch.zeros_like(mean))
+        voters = [t for t, share in enumerate(shares) if share > 0]
+        return _weighted(probs, [s * math.exp(_naive_gate(probs, t, voters, state)) for t, s in enumerate(shares)])
     raise ConfigError(f"the naive twin has no rule '{rule}': allowed are those of this package")
 
 
-def _naive_gate(probs: Tensor, t: int, state: Mapping[str, Any]) -> float:
+def _weighted(probs: Tensor, weights: Sequence[float]) -> Tensor:
+    """Weighted mean of the distributions."""
+    total = math.fsum(weights)
+    mixed: Tensor = sum((w / total * p for w, p in zip(weights, probs, strict=True)), torch.zeros_like(probs[0]))
+    return mixed
+
+
+def _log(p: float) -> float:
+    return math.log(p) if p > 0 else -math.inf
+
+
+def _naive_gate(probs: Tensor, t: int, voters: Sequence[int], state: Mapping[str, Any]) -> float:
     """The gate's score of one expert at one position, in plain Python numbers."""
     mine = probs[t].tolist()
     entropy = -math.fsum(p * math.log(p) for p in mine if p > 0)
-    same = sum(int(other.argmax()) == int(probs[t].argmax()) for other in probs) / len(probs)
+    same = sum(int(probs[other].argmax()) == int(probs[t].argmax()) for other in voters) / len(voters)
     features = [entropy, math.log(max(mine)), same]
     scaled = [min(5.0, max(-5.0, (f - m) / s)) for f, m, s in zip(features, state["mean"], state["std"], strict=True)]
     score = 0.0
@@ -108,7 +125,7 @@ def naive_generate(
         probs = naive_distributions(models, [*prompt, *result.token_ids])
         mixed = naive_rule(probs, alphas, rule, state, prefix)
         token = int(mixed.argmax())
-        prefix = [past + math.log(float(p[token])) for past, p in zip(prefix, probs, strict=True)]
+        prefix = [past + _log(float(p[token])) for past, p in zip(prefix, probs, strict=True)]
         result.token_ids.append(token)
         result.log_probs.append(math.log(float(mixed[token])))
         agreeing = [alpha for alpha, p in zip(alphas, probs, strict=True) if int(p.argmax()) == token]
@@ -133,6 +150,6 @@ def naive_scores(
         probs = naive_distributions(models, input_ids[:column])
         mixed = naive_rule(probs, alphas, rule, state, prefix)
         top, label = int(mixed.argmax()), input_ids[column]
-        prefix = [past + math.log(float(p[label])) for past, p in zip(prefix, probs, strict=True)]
-        result.append((label, top, math.log(float(mixed[label])), float(mixed[top])))
+        prefix = [past + _log(float(p[label])) for past, p in zip(prefix, probs, strict=True)]
+        result.append((label, top, _log(float(mixed[label])), float(mixed[top])))
     return result

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ensemw2s.ensemble.numeric import widest
 from ensemw2s.errors import ConfigError
 from ensemw2s.seeds import torch_generator
 
@@ -37,7 +38,7 @@ def sample(log_probs: Tensor, uniforms: Tensor, temperature: float, top_p: float
 
     Args:
         log_probs: ``[batch, vocab]``.
-        uniforms: float64 ``[batch]`` in [0, 1).
+        uniforms: ``[batch]`` in [0, 1), float64 or the same numbers as float32.
         temperature: log-probabilities are divided by it, then normalised again.
         top_p: only the smallest set of most probable tokens that holds this much probability stays (nucleus
             sampling, Holtzman et al. 2020, arXiv 1904.09751); at least the most probable one, equal ones by lowest id.
@@ -45,6 +46,9 @@ def sample(log_probs: Tensor, uniforms: Tensor, temperature: float, top_p: float
     Returns:
         Token ids int64 ``[batch]``.
     """
+    home = log_probs.device
+    if widest(home) != torch.float64:  # cumulative sums of a large vocabulary need float64: done on the CPU
+        log_probs, uniforms = log_probs.cpu(), uniforms.cpu()
     probs = torch.softmax(log_probs.double() / temperature, dim=-1)
     order = None
     if top_p < 1:
@@ -54,4 +58,4 @@ def sample(log_probs: Tensor, uniforms: Tensor, temperature: float, top_p: float
     cumulative = probs.cumsum(dim=-1)
     points = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, points, right=True)  # the first whose cumulative exceeds the point
-    return (drawn if order is None else order.gather(-1, drawn))[:, 0]
+    return (drawn if order is None else order.gather(-1, drawn))[:, 0].to(home)

@@ -24,6 +24,7 @@ from ensemw2s.ensemble.experts import (
     log_distribution,
     vocabulary_size,
 )
+from ensemw2s.ensemble.numeric import sums_before
 from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.models.heads import answer_logits
 
@@ -219,8 +220,7 @@ def _scores(
     the labels, float32 ``[expert, n]``.
     """
     check_experts(models)
-    if token_budget < 1:
-        raise ConfigError(f"token_budget is {token_budget}: it must be at least 1")
+    check_budget(token_budget)
     check_rows(encoded, context_limit(models))
     combine, weights = open_rule(rule), expert_weights(alphas, len(models))
     staged_weights = [expert_weights(weights[:stage]) for stage in stages]
@@ -255,6 +255,16 @@ def expert_log_probs(models: Sequence[Any], batch: Batch, device: torch.device, 
     ids, positions = batch.input_ids.to(device), batch.positions.to(device)
     mask = None if batch.mask is None else batch.mask.to(device)
     return torch.stack([log_distribution(answer_logits(model, ids, mask, positions), dtype) for model in models])
+
+
+def check_budget(token_budget: int) -> None:
+    """Range check.
+
+    Raises:
+        ConfigError: below 1.
+    """
+    if token_budget < 1:
+        raise ConfigError(f"token_budget is {token_budget}: it must be at least 1")
 
 
 def check_rows(encoded: Sequence[EncodedRow], longest: int | None) -> None:
@@ -316,10 +326,7 @@ def answer_so_far(experts: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         batch: where rows begin.
 
     Returns:
-        ``[expert, m]``; 0 at the first token of a row.
+        ``[expert, m]``, float64 (float32 on MPS); 0 at the first token of a row.
     """
     own = experts.gather(-1, labels.expand(len(experts), -1, -1))[..., 0]
-    before = own.cumsum(dim=1) - own
-    lengths = batch.lengths.to(own.device)
-    first = lengths.cumsum(0) - lengths  # where each row begins among the m tokens
-    return before - before[:, first].repeat_interleave(lengths, dim=1)
+    return sums_before(own, batch.lengths.to(own.device))

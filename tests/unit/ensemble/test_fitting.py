@@ -134,7 +134,7 @@ def gate_case(informative: bool, seed: int = 0) -> tuple[list[ExpertTokens], lis
 
 def gated_likelihood(state: dict[str, Any], tables: list[ExpertTokens]) -> tuple[float, float]:
     """Mean log-likelihood of the labels under the gate, and under the plain mean."""
-    from ensemw2s.ensemble.gate import GateNet, _features
+    from ensemw2s.ensemble.gate import GateNet, token_features as _features
 
     features = _features(
         torch.stack([t.entropy for t in tables]), torch.stack([t.top_log_prob for t in tables]),

@@ -1,0 +1,99 @@
+"""What a combine rule is: the registry, the two forms a rule may have, and the weights all rules take.
+
+Who writes a rule needs this; who uses one opens it by ``combine.open_rule``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ensemw2s.errors import ConfigError
+from ensemw2s.registry import Registry
+
+if TYPE_CHECKING:
+    from ensemw2s.ensemble.evidence import ExpertTokens
+
+CombineRule = Callable[[Tensor, Tensor], Tensor]
+State = Mapping[str, Any]
+
+
+class Rule:
+    """A rule that needs more than the distributions at one position. Made without arguments, and keeps nothing.
+
+    Attributes:
+        needs_prefix: wants each expert's log-probability of the answer so far.
+        fitting: "no", "can" (works without, better with held-out rows) or "must".
+    """
+
+    needs_prefix: bool = False
+    fitting: Literal["no", "can", "must"] = "no"
+
+    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
+        """The mixture ``[m, vocab]``, log-probabilities.
+
+        Args:
+            log_probs: ``[expert, m, vocab]``; of a fitted ensemble maybe the first t experts only.
+            alphas: ``[expert]``.
+            prefix: ``[expert, m]``, where ``needs_prefix``.
+            state: what ``load`` made of what ``fit`` returned.
+        """
+        raise NotImplementedError
+
+    def fit(self, evidence: Sequence[ExpertTokens], alphas: Sequence[float], seed: int) -> dict[str, Any]:
+        """JSON data (finite numbers) from what every expert makes of held-out labelled rows."""
+        raise NotImplementedError
+
+    def load(self, state: State) -> Any:
+        """What ``mix`` gets as its state: read from JSON data once, when the rule is opened. As it is, if not replaced.
+
+        Args:
+            state: what ``fit`` returned; empty where a rule that can do without was not fitted.
+
+        Raises:
+            ConfigError: no state of this rule, see :func:`bad_state`.
+        """
+        return state
+
+
+RULES: Registry[CombineRule | Rule | type[Rule]] = Registry("rules")
+
+
+def bad_state(name: str, what: str) -> ConfigError:
+    """The error of a rule whose stored state cannot be used: ``what`` is wrong with it."""
+    return ConfigError(f"rule '{name}' cannot use its stored state: {what}; fit it again on validation rows")
+
+
+def check_alphas(alphas: Tensor | Sequence[float], experts: int | None = None) -> Tensor:
+    """The weights as float64 ``[expert]`` on the CPU, if they can weigh anything.
+
+    Args:
+        alphas: one weight an expert, any scale.
+        experts: how many are expected, where known.
+
+    Raises:
+        ConfigError: none at all, another number than ``experts``, negative, not finite, or all zero.
+    """
+    weights = torch.as_tensor(alphas, dtype=torch.float64).detach().cpu()
+    if weights.dim() != 1 or weights.numel() == 0:
+        raise ConfigError(f"alphas have shape {list(weights.shape)}: give one number for each of at least one expert")
+    values = weights.tolist()
+    if experts is not None and len(values) != experts:
+        raise ConfigError(f"{len(values)} alphas for {experts} experts: give exactly one alpha an expert")
+    if not bool(torch.isfinite(weights).all()):
+        raise ConfigError(f"alphas {values} are not all finite: give finite numbers of at least 0")
+    if bool((weights < 0).any()):
+        raise ConfigError(f"alphas {values} contain a negative one: leave out experts that are worse than the prior")
+    if not bool((weights > 0).any()):
+        raise ConfigError(f"alphas {values} are all zero: at least one expert must count")
+    return weights
+
+
+def expert_weights(alphas: Tensor | Sequence[float], experts: int | None = None) -> Tensor:
+    """Alphas scaled to sum to one, float64 ``[expert]`` on the CPU. Raises as :func:`check_alphas`."""
+    weights = check_alphas(alphas, experts)
+    weights = weights / weights.max()  # so that neither huge nor tiny alphas leave the range of the sum
+    return weights / weights.sum()
