@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import optimize
 
-from ensemw2s.ensemble.combine import RULES, Rule, can_fit, fit_rule, needs_fitting, open_rule
+from ensemw2s.ensemble.combine import fit_rule, open_rule
 from ensemw2s.ensemble.evidence import ExpertTokens
-from ensemw2s.errors import ConfigError
+from ensemw2s.ensemble.fitted import em_step
 
 
 def table(log_prob: torch.Tensor, *, wrong: torch.Tensor | None = None, entropy: torch.Tensor | None = None,
@@ -47,13 +48,39 @@ def test_em_finds_the_best_weights(seed: int) -> None:
     assert weights.sum() == pytest.approx(1)
 
 
-def test_em_never_lowers_the_likelihood_and_leaves_out_alpha_zero() -> None:
+def test_em_by_hand() -> None:
+    # Tokens (0.6, 0.2) and (0.1, 0.4), weights a half each: shares 3/4 and 1/5 of the first expert.
+    likely = torch.tensor([[0.6, 0.1], [0.2, 0.4]], dtype=torch.float64)
+    found = em_step(torch.tensor([0.5, 0.5], dtype=torch.float64), likely)
+    assert found.tolist() == pytest.approx([(0.75 + 0.2) / 2, (0.25 + 0.8) / 2])
+    scaled = em_step(torch.tensor([0.5, 0.5], dtype=torch.float64), likely * torch.tensor([7.0, 1e-9]))
+    assert scaled.tolist() == pytest.approx(found.tolist())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_step_of_em_lowers_the_likelihood(seed: int) -> None:
+    likely = torch.stack([t.log_prob for t in random_tables(4, 50, seed)]).double().exp()
+    weights = torch.tensor([0.97, 0.01, 0.01, 0.01], dtype=torch.float64)
+    values = []
+    for _ in range(60):
+        values.append(float((weights @ likely).log().sum()))
+        weights = em_step(weights, likely)
+    assert all(after >= before - 1e-12 for before, after in itertools.pairwise(values))
+    assert values[-1] > values[0] + 1
+
+
+def test_em_leaves_out_experts_without_weight() -> None:
     tables = random_tables(3, 40, 9)
     weights = fit_rule("calibrated", tables, [1.0, 0.0, 1.0])["weights"]
-    assert weights[1] == 0
-    probs = torch.stack([t.log_prob for t in tables]).double().exp()
-    start = torch.tensor([0.5, 0.0, 0.5], dtype=torch.float64)
-    assert (torch.tensor(weights, dtype=torch.float64) @ probs).log().sum() >= (start @ probs).log().sum()
+    pair = fit_rule("calibrated", [tables[0], tables[2]], [1.0, 1.0])["weights"]
+    assert weights == [pair[0], 0.0, pair[1]]
+
+
+def test_em_with_far_apart_and_impossible_labels() -> None:
+    one, other = torch.full((10,), -2000.0), torch.full((10,), -5000.0)
+    other[3], one[3] = -1.0, -math.inf
+    weights = fit_rule("calibrated", [table(one), table(other)], [1, 1])["weights"]
+    assert weights == pytest.approx([0.9, 0.1], abs=1e-6)
 
 
 def test_labels_that_nobody_thinks_possible_do_not_spoil_the_weights() -> None:
@@ -77,6 +104,26 @@ def test_best_is_by_whole_rows_then_by_likelihood() -> None:
     assert torch.equal(rule(log_probs, torch.tensor([1.0, 1.0, 0.0])), log_probs[1])
 
 
+def test_equal_experts_go_to_the_first_and_impossible_labels_to_json() -> None:
+    values = torch.tensor([-0.5, -math.inf, -0.5, -0.5])
+    state = fit_rule("best", [table(values), table(values)], [1, 1])
+    json.dumps(state, allow_nan=False)
+    log_probs = torch.randn(2, 2, 5).log_softmax(-1)
+    assert torch.equal(open_rule("best", state)(log_probs, torch.ones(2)), log_probs[0])
+    better = fit_rule("best", [table(values), table(values.clamp(min=-90))], [1, 1])
+    assert torch.equal(open_rule("best", better)(log_probs, torch.ones(2)), log_probs[1])
+
+
+def test_calibrated_weights_of_the_first_experts() -> None:
+    log_probs = torch.tensor([[[0.9, 0.1]], [[0.2, 0.8]], [[0.5, 0.5]]]).log()
+    rule = open_rule("calibrated", {"weights": [0.1, 0.3, 0.6]})
+    assert rule(log_probs, torch.ones(3)).exp()[0, 0].item() == pytest.approx(0.09 + 0.06 + 0.3)
+    assert rule(log_probs[:2], torch.ones(2)).exp()[0, 0].item() == pytest.approx((0.09 + 0.06) / 0.4)
+    assert rule(log_probs, torch.tensor([1.0, 0.0, 9.0])).exp()[0, 0].item() == pytest.approx((0.09 + 0.3) / 0.7)
+    none = open_rule("calibrated", {"weights": [0.0, 0.0, 1.0]})
+    assert none(log_probs[:2], torch.tensor([1.0, 3.0])).exp()[0, 0].item() == pytest.approx(0.55)
+
+
 def test_prefix_weights_by_hand() -> None:
     # Two experts, alphas 1 and 3; the answer so far had probability 0.8 and 0.1: weights 0.8 to 0.3 at beta = 1.
     log_probs = torch.tensor([[[0.9, 0.1]], [[0.2, 0.8]]]).log()
@@ -88,6 +135,35 @@ def test_prefix_weights_by_hand() -> None:
     assert half[0, 0].item() == pytest.approx((a * 0.9 + b * 0.2) / (a + b), abs=1e-6)
     none = open_rule("prefix", {"beta": 0.0})(log_probs, torch.tensor([1.0, 3.0]), prefix).exp()
     assert none[0, 0].item() == pytest.approx((0.9 + 3 * 0.2) / 4, abs=1e-6)
+
+
+def test_an_answer_so_far_that_some_or_all_rule_out() -> None:
+    log_probs = torch.tensor([[[0.9, 0.1]] * 3, [[0.2, 0.8]] * 3]).log()
+    prefix = torch.tensor([[-math.inf, -5.0, -math.inf], [-math.inf, -math.inf, -9.0]])
+    mixed = open_rule("prefix")(log_probs, torch.tensor([1.0, 3.0]), prefix).exp()
+    assert mixed[:, 0].tolist() == pytest.approx([(0.9 + 0.6) / 4, 0.9, 0.2])
+    # Whoever has no weight has no say in what is possible.
+    alone = open_rule("prefix")(log_probs, torch.tensor([1.0, 0.0]), prefix).exp()
+    assert alone[:, 0].tolist() == pytest.approx([0.9, 0.9, 0.9])
+    plain = open_rule("prefix", {"beta": 0})(log_probs, torch.tensor([1.0, 3.0]), prefix).exp()
+    assert plain[:, 0].tolist() == pytest.approx([0.375] * 3)
+
+
+def test_beta_is_fitted_past_impossible_labels() -> None:
+    one, other = torch.tensor([-math.inf, -0.1, -0.1, -3.0]), torch.tensor([-1.0, -2.0, -0.1, -2.0])
+    found = fit_rule("prefix", [table(one), table(other)], [1, 1])
+    # By hand at beta = 1: token 0 half of e^-1; token 1 the second expert alone; then 0.5 each; then by the first token.
+    last = (math.exp(-3.1) + math.exp(-2.1)) / (2 * math.exp(-0.1))
+    by_hand = (math.log(0.5) - 1 - 2 - 0.1 + math.log(last)) / 4
+    assert dict(found["likelihoods"])[1.0] == pytest.approx(by_hand)
+    # What both rule out is left out; what only the expert favoured by the answer so far rules out costs everything.
+    gone = torch.tensor([-1.0, -math.inf])
+    spoiled = fit_rule("prefix", [table(torch.tensor([-math.inf, -0.1])), table(gone)], [1, 1])
+    assert spoiled["beta"] == 0.0
+    assert dict(spoiled["likelihoods"])[1.0] is None
+    json.dumps(spoiled, allow_nan=False)
+    nothing = table(torch.full((4,), -math.inf))
+    assert fit_rule("prefix", [nothing, nothing], [1, 1])["beta"] == 0.0
 
 
 def test_beta_one_is_a_mixture_of_whole_answers() -> None:
@@ -116,125 +192,8 @@ def test_beta_is_chosen_by_held_out_likelihood() -> None:
     assert fit_rule("prefix", [table(v, per_row=4) for v in other], [1, 1])["beta"] == 0.0
 
 
-def gate_case(informative: bool, seed: int = 0) -> tuple[list[ExpertTokens], list[ExpertTokens]]:
-    """Tables to fit on and to test on: at every token one of two experts is right; maybe its low entropy says so."""
-    parts = []
-    for part in range(2):
-        draw = torch.Generator().manual_seed(seed + part)
-        right = torch.rand(800, generator=draw) < 0.5
-        tables = []
-        for expert in range(2):
-            knows = right if expert == 0 else ~right
-            noise = torch.rand(800, generator=draw) * 0.2
-            entropy = (torch.where(knows, 0.3, 1.5) if informative else torch.full((800,), 0.9)) + noise
-            tables.append(table(torch.where(knows, -0.1, -3.0), entropy=entropy))
-        parts.append(tables)
-    return parts[0], parts[1]
-
-
-def gated_likelihood(state: dict[str, Any], tables: list[ExpertTokens]) -> tuple[float, float]:
-    """Mean log-likelihood of the labels under the gate, and under the plain mean."""
-    from ensemw2s.ensemble.gate import GateNet, token_features as _features
-
-    features = _features(
-        torch.stack([t.entropy for t in tables]), torch.stack([t.top_log_prob for t in tables]),
-        torch.stack([t.top_id for t in tables]), torch.tensor([True, True]),
-    )  # fmt: skip
-    labels = torch.stack([t.log_prob for t in tables]).double()
-    with torch.no_grad():
-        weights = torch.log_softmax(GateNet.from_state(state)(features), dim=0)
-    gated = (weights + labels).logsumexp(0).mean()
-    return float(gated), float((labels + math.log(0.5)).logsumexp(0).mean())
-
-
-def test_the_gate_uses_what_tells_the_experts_apart() -> None:
-    fit_on, test_on = gate_case(informative=True)
-    gated, plain = gated_likelihood(fit_rule("gate", fit_on, [1, 1], seed=2), test_on)
-    assert gated > plain + 0.3
-
-
-def test_the_gate_stays_near_the_mean_where_nothing_does() -> None:
-    fit_on, test_on = gate_case(informative=False)
-    gated, plain = gated_likelihood(fit_rule("gate", fit_on, [1, 1], seed=2), test_on)
-    assert gated == pytest.approx(plain, abs=0.02)
-
-
-def test_the_gate_is_deterministic_and_survives_json() -> None:
-    import json
-
-    fit_on, _ = gate_case(informative=True)
-    state = fit_rule("gate", fit_on, [1, 1], seed=2)
-    assert state == fit_rule("gate", fit_on, [1, 1], seed=2)
-    log_probs = torch.randn(2, 3, 7).log_softmax(-1)
-    one = open_rule("gate", state)(log_probs, torch.ones(2))
-    other = open_rule("gate", json.loads(json.dumps(state)))(log_probs, torch.ones(2))
-    assert torch.equal(one, other)
-
-
-def test_an_untrained_gate_is_the_mean() -> None:
-    # Two rows: none may be set aside, so nothing is learned.
-    state = fit_rule("gate", [table(torch.tensor([-1.0, -2.0])), table(torch.tensor([-0.5, -0.1]))], [1, 3], seed=0)
-    log_probs = torch.randn(2, 3, 7).log_softmax(-1)
-    alphas = torch.tensor([1.0, 3.0])
-    torch.testing.assert_close(open_rule("gate", state)(log_probs, alphas), open_rule("mean")(log_probs, alphas))
-
-
 def test_experts_without_weight_are_left_out_even_where_all_else_is_impossible() -> None:
     log_probs = torch.tensor([[[0.0, -math.inf]], [[-math.inf, 0.0]]])
     for name, state in (("prefix", {}), ("calibrated", {"weights": [0.5, 0.5]})):
         mixed = open_rule(name, state)(log_probs, torch.tensor([1.0, 0.0]), torch.zeros(2, 1)).exp()
         assert mixed.tolist() == [[1.0, 0.0]]
-
-
-@pytest.mark.parametrize("name", ["best", "calibrated", "gate"])
-def test_a_rule_that_must_be_fitted_cannot_be_used_without(name: str) -> None:
-    assert needs_fitting(name)
-    with pytest.raises(ConfigError, match="fitted on held-out rows first"):
-        open_rule(name)
-
-
-def test_what_can_be_fitted() -> None:
-    assert {name for name in RULES if can_fit(name)} == {"best", "calibrated", "gate", "prefix"}
-    assert not needs_fitting("prefix")
-    with pytest.raises(ConfigError, match="'mean' is not fitted"):
-        fit_rule("mean", random_tables(1, 4, 0), [1])
-    empty = ExpertTokens((), torch.zeros(1, dtype=torch.int64), *(torch.zeros(0) for _ in range(6)))
-    with pytest.raises(ConfigError, match="hold no tokens"):
-        fit_rule("calibrated", [empty], [1])
-
-
-def test_a_plug_in_in_either_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RULES, "_items", dict(RULES._items))
-
-    @RULES.register("first_only")
-    def first_only(log_probs: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
-        return log_probs[0]
-
-    class Cautious(Rule):
-        needs_prefix = True
-
-        def mix(self, log_probs, alphas, prefix, state):  # type: ignore[no-untyped-def]
-            return log_probs[int(prefix.sum(dim=1).argmax())]
-
-    RULES.register("cautious")(Cautious())
-    log_probs = torch.randn(2, 3, 5).log_softmax(-1)
-    assert torch.equal(open_rule("first_only")(log_probs, torch.ones(2)), log_probs[0])
-    assert open_rule("cautious").needs_prefix
-    prefix = torch.tensor([[-3.0] * 3, [-1.0] * 3])
-    assert torch.equal(open_rule("cautious")(log_probs, torch.ones(2), prefix), log_probs[1])
-    with pytest.raises(ConfigError, match="two rules are registered as 'mean'"):
-        RULES.register("mean")(first_only)
-
-
-def test_a_plug_in_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ensemw2s import registry
-
-    class Point:
-        def load(self) -> None:
-            RULES.register("from_a_package")(lambda log_probs, alphas: log_probs[-1])
-
-    monkeypatch.setattr(RULES, "_items", dict(RULES._items))
-    monkeypatch.setattr(RULES, "_plugins_loaded", False)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()] if group == "ensemw2s.rules" else [])
-    log_probs = torch.randn(2, 3, 5).log_softmax(-1)
-    assert torch.equal(open_rule("from_a_package")(log_probs, torch.ones(2)), log_probs[1])
