@@ -40,7 +40,7 @@ def write(tmp_path, experts, tokenizer):
             "kind": "full",
             "meta": {"rounds": [1, 2]},
         }
-        write_ensemble(tmp_path / name, folders, ALPHAS, "product", **options | changes)
+        write_ensemble(tmp_path / name, folders, ALPHAS, changes.pop("rule", "product"), **options | changes)
         return tmp_path / name
 
     return do
@@ -65,6 +65,36 @@ def test_round_trip_keeps_every_bit(write, experts):
             assert torch.equal(stored.state_dict()[name], tensor), name
     assert is_ensemble_folder(folder)
     assert not is_ensemble_folder(folder / "expert-1")
+
+
+def test_a_fitted_rule_lives_in_the_folder(write, experts, tokenizer):
+    fitted = {"scores": [[1, -0.1 - 0.2], [0, -1e30]]}
+    loaded = Ensemble.load(write(rule="best", rule_state=fitted))
+    assert loaded.rule_state == loaded.mixing.state == fitted
+    texts = ["what is two ?", "one plus"]
+    alone = Ensemble([experts[0]], [1.0], "mean", tokenizer, FORM)
+    assert [a.token_ids for a in loaded.generate(texts)] == [a.token_ids for a in alone.generate(texts)]
+    other = Ensemble.load(write("other", rule="best", rule_state={"scores": [[0, -1.0], [1, -1.0]]}))
+    assert [a.token_ids for a in other.generate(texts)] != [a.token_ids for a in alone.generate(texts)]
+
+
+def test_a_folder_from_before_there_were_fitted_rules(write):
+    folder = write()
+    before = Ensemble.load(folder)
+    assert before.rule_state == {}
+    edit(folder, rule_state=...)
+    after = Ensemble.load(folder)
+    assert after.rule_state == {}
+    texts = ["what is two ?"]
+    assert list(after.generate(texts)) == list(before.generate(texts))
+
+
+def test_a_rule_that_is_not_fitted_makes_no_ensemble(write, experts, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match="'calibrated' must be fitted"):
+        Ensemble(experts, ALPHAS, "calibrated", tokenizer, FORM)
+    with pytest.raises(ConfigError, match="'calibrated' must be fitted"):
+        write(rule="calibrated")
+    assert not (tmp_path / "ensemble").exists()
 
 
 def test_only_safetensors_and_nothing_beside(write):
@@ -150,6 +180,10 @@ def test_damaged_missing_or_half_written_experts_are_refused(write):
         ({"alphas": 3}, ConfigError, "no list of numbers"),
         ({"rule": "prodct"}, ConfigError, "did you mean 'product'"),
         ({"rule": ...}, ModelError, "lacks rule"),
+        ({"rule": None}, ConfigError, r"ensemble.json: rule None"),
+        ({"rule": "calibrated"}, ConfigError, r"ensemble.json: rule 'calibrated' must be fitted"),
+        ({"rule": "gate", "rule_state": {"beta": 1}}, ConfigError, r"ensemble.json: rule 'gate' cannot use"),
+        ({"rule": "prefix", "rule_state": [1]}, ConfigError, r"rule_state \[1\]"),
         ({"experts": ["expert-1", "../ensemble-source-0"]}, ModelError, "no list of folder names"),
         ({"experts": "expert-1"}, ModelError, "no list of folder names"),
         ({"format_version": 2}, ModelError, "format 2"),

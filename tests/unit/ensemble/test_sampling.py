@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ensemw2s.ensemble import sampling
 from ensemw2s.ensemble.sampling import check_sampling, row_uniforms, sample
 from ensemw2s.errors import ConfigError
 
@@ -38,6 +39,15 @@ def test_top_p_keeps_the_lower_id_of_equal_ones():
 
 def test_impossible_tokens_are_never_drawn():
     assert set(draw([0.0, 0.3, 0.5, 1 - 2**-24], probs=[0.0, 0.5, 0.5, 0.0])) == {1, 2}
+
+
+def test_a_narrow_device_draws_the_same(monkeypatch):
+    """Its uniforms come as float32; the sums are done in float64 all the same."""
+    log_probs = torch.randn(400, 5000, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    points = row_uniforms(1, [str(row) for row in range(400)], 1)[:, 0]
+    wide = sample(log_probs, points, 1.0, 0.9)
+    monkeypatch.setattr(sampling, "widest", lambda device: torch.float32)
+    assert torch.equal(sample(log_probs, points.float(), 1.0, 0.9), wide)
 
 
 def test_streams_belong_to_ids_and_stay_below_one():
