@@ -187,6 +187,27 @@ def test_company_changes_nothing(
         assert single.log_prob == pytest.approx(answer.log_prob, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["prefix", "gate"])
+def test_a_device_without_float64(
+    name: str, make_experts: Callable[..., list[Any]], rows: list[EncodedRow], ragged_prompts: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Simulated on the CPU: everything is told to stay in float32, and agrees to its rounding."""
+    from ensemw2s.ensemble import decoding, fitted, gate, numeric
+
+    models = make_experts("gptneox", 3)
+    state = state_of(name, models, rows)
+    options = {"max_new_tokens": 6, "eos_token_ids": EOS, "pad_token_id": 0}
+    wide = mixture_scores(models, ALPHAS, open_rule(name, state), rows, pad_token_id=0)
+    answers = [a.token_ids for a in generate(models, ALPHAS, open_rule(name, state), ragged_prompts, **options)]
+    for module in (decoding, fitted, gate, numeric):
+        monkeypatch.setattr(module, "widest", lambda device: torch.float32)
+    narrow = mixture_scores(models, ALPHAS, open_rule(name, state), rows, pad_token_id=0)
+    assert torch.equal(narrow.top_id, wide.top_id)
+    torch.testing.assert_close(narrow.log_prob, wide.log_prob, atol=1e-4, rtol=0)
+    assert [a.token_ids for a in generate(models, ALPHAS, open_rule(name, state), ragged_prompts, **options)] == answers
+
+
 def test_permuted_experts_give_the_same_mixture(make_experts: Callable[..., list[Any]], rows: list[EncodedRow]) -> None:
     """Fitting included: the rules know experts by their numbers only."""
     models, order = make_experts("gpt2", 3), [2, 0, 1]

@@ -162,6 +162,12 @@ def test_beta_is_fitted_past_impossible_labels() -> None:
     assert spoiled["beta"] == 0.0
     assert dict(spoiled["likelihoods"])[1.0] is None
     json.dumps(spoiled, allow_nan=False)
+    # An expert without weight makes no label possible.
+    weightless = fit_rule("prefix", [table(one), table(other), table(torch.zeros(4))], [1, 1, 0])
+    assert dict(weightless["likelihoods"])[1.0] == pytest.approx(by_hand)
+    both = [table(torch.tensor([-0.1, -math.inf])), table(torch.tensor([-0.2, -math.inf]))]
+    pair = fit_rule("prefix", both, [1, 1])
+    assert fit_rule("prefix", [*both, table(torch.tensor([-0.1, -0.1]))], [1, 1, 0]) == pair
     nothing = table(torch.full((4,), -math.inf))
     assert fit_rule("prefix", [nothing, nothing], [1, 1])["beta"] == 0.0
 

@@ -12,6 +12,7 @@ from scipy import stats
 from ensemw2s.ensemble.combine import MixRule, fit_rule, open_rule
 from ensemw2s.ensemble.evidence import ExpertTokens
 from ensemw2s.ensemble.gate import GateNet
+from ensemw2s.seeds import unit_hash
 
 
 def evidence_of(log_probs: torch.Tensor, label: torch.Tensor, per_row: int = 2) -> list[ExpertTokens]:
@@ -99,6 +100,23 @@ def test_the_gate_of_a_single_token() -> None:
     state = fit_rule("gate", one, [1])
     log_probs = torch.tensor([[[0.3, 0.7]]]).log()
     torch.testing.assert_close(open_rule("gate", state)(log_probs, torch.ones(1)), log_probs[0])
+
+
+def test_what_is_kept_is_the_best_on_the_rows_set_aside() -> None:
+    """Few rows of pure noise: training would memorise them, the rows set aside say stop."""
+    worse = []
+    for seed in range(6):
+        draw = torch.Generator().manual_seed(seed)
+        log_probs = (2 * torch.randn(2, 40, 6, generator=draw, dtype=torch.float64)).log_softmax(-1)
+        label = torch.randint(0, 6, (40,), generator=draw)
+        aside = torch.tensor([unit_hash(seed, "gate", f"r{row}") < 0.25 for row in range(20)]).repeat_interleave(2)
+        gate = open_rule("gate", fit_rule("gate", evidence_of(log_probs, label), [1, 1], seed=seed))
+        own, plain = (likelihood(rule, log_probs[:, aside], label[aside]) for rule in (gate, open_rule("mean")))
+        assert own >= plain - 1e-6
+        fresh = (2 * torch.randn(2, 4000, 6, generator=draw, dtype=torch.float64)).log_softmax(-1)
+        labels = torch.randint(0, 6, (4000,), generator=draw)
+        worse.append(likelihood(open_rule("mean"), fresh, labels) - likelihood(gate, fresh, labels))
+    assert max(worse) < 0.2
 
 
 def test_rows_are_set_aside_whole_and_by_their_ids() -> None:
