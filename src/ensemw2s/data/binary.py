@@ -14,7 +14,8 @@ from ensemw2s.errors import DataError
 from ensemw2s.seeds import unit_hash
 
 CLASSES = ("no", "yes")
-_WORDS = {"no": "no", "false": "no", "0": "no", "yes": "yes", "true": "yes", "1": "yes"}
+# Not 0 and 1, which are answers to other questions: 66 of GSM8K's would be asked as if they were yes/no.
+_WORDS = {"no": "no", "false": "no", "yes": "yes", "true": "yes"}
 
 
 def to_yes_no(rows: Sequence[Row], *, seed: int, purpose: str = "") -> tuple[list[Row], dict[str, int]]:
@@ -34,23 +35,24 @@ def to_yes_no(rows: Sequence[Row], *, seed: int, purpose: str = "") -> tuple[lis
         Rows with choices ("no", "yes"), in the order given, and counts of what was left out, in words.
 
     Raises:
-        DataError: no row that can be asked so, one with a single choice, or labelled rows of one class only.
+        DataError: no row that can be asked so, a row without a wrong choice, a yes/no row with another answer, or
+            labelled rows of one class only.
     """
     usable, report = askable(rows)
     plain = [row for row in usable if _is_yes_no(row)]
     choosing = [row for row in usable if not _is_yes_no(row)]
     made = {row.id: _kept(row) for row in plain} | _candidates(choosing, seed, purpose)
+    answers = {made[row.id].answer for row in usable}
+    if len(usable) == 1:  # a row alone is of one class, and there is nothing to balance
+        return list(made.values()), report
+    if len(answers) == 1 and None not in answers:
+        raise DataError(
+            f"every one of {len(usable)} yes/no rows has the answer {answers.pop()!r}: a binary task needs both classes"
+        )
     left_out = _surplus([made[row.id] for row in plain], seed, purpose)
     if left_out:
         report["yes/no rows left out to balance the classes"] = len(left_out)
-    found = [made[row.id] for row in usable if row.id not in left_out]
-    answers = {row.answer for row in found}
-    if len(answers) == 1 and None not in answers and len(found) > 1:
-        raise DataError(
-            f"every one of {len(found)} yes/no rows has the answer {found[0].answer!r}: a binary task needs both "
-            f"classes"
-        )
-    return found, report
+    return [made[row.id] for row in usable if row.id not in left_out], report
 
 
 def askable(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
@@ -62,9 +64,8 @@ def askable(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
     found = [row for row in rows if row.choices or row.answer is None or row.answer.strip().lower() in _WORDS]
     if rows and not found:
         raise DataError(
-            f"none of {len(rows)} rows has choices or a yes/no answer (the first answer is {rows[0].answer!r}): a "
-            f"binary "
-            "task needs one or the other"
+            f"none of {len(rows)} rows has choices or a yes/no answer (the first answer is {rows[0].answer!r}): "
+            "a binary task needs one or the other"
         )
     missing = len(rows) - len(found)
     return found, {"rows without choices, left out of the binary task": missing} if missing else {}
@@ -78,7 +79,9 @@ def _is_yes_no(row: Row) -> bool:
 
 
 def _kept(row: Row) -> Row:
-    answer = None if row.answer is None else _WORDS[row.answer.strip().lower()]
+    answer = None if row.answer is None else _WORDS.get(row.answer.strip().lower())
+    if answer is None and row.answer is not None:
+        raise DataError(f"row '{row.id}' asks yes or no and has the answer {row.answer!r}: give yes, no, true or false")
     return dataclasses.replace(row, answer=answer, choices=CLASSES)
 
 
@@ -88,8 +91,6 @@ def _surplus(rows: Sequence[Row], seed: int, purpose: str) -> set[str]:
         return set()
     sides = {name: [row.id for row in rows if row.answer == name] for name in CLASSES}
     least = min(map(len, sides.values()))
-    if least == 0:
-        return set()
     out: set[str] = set()
     for ids in sides.values():
         ranked = sorted(ids, key=lambda row_id: (unit_hash(seed, "binary", purpose, "balance", row_id), row_id))
@@ -99,7 +100,7 @@ def _surplus(rows: Sequence[Row], seed: int, purpose: str) -> set[str]:
 
 def _candidates(rows: Sequence[Row], seed: int, purpose: str) -> dict[str, Row]:
     for row in rows:
-        if len(row.choices or ()) < 2:
+        if len(set(row.choices or ())) < 2:
             raise DataError(f"row '{row.id}' has a single choice: a binary task needs a wrong one beside the right one")
 
     def draw(row: Row, what: str) -> float:
@@ -112,8 +113,8 @@ def _candidates(rows: Sequence[Row], seed: int, purpose: str) -> dict[str, Row]:
     for place, row in enumerate(known):
         right = (place + first) % 2 == 0
         wrong = [choice for choice in row.choices or () if choice != row.answer]
-        candidate = row.answer if right or not wrong else wrong[int(draw(row, "wrong") * len(wrong))]
-        made[row.id] = _asked(row, candidate or "", "yes" if candidate == row.answer else "no")
+        candidate = row.answer if right else wrong[int(draw(row, "wrong") * len(wrong))]
+        made[row.id] = _asked(row, candidate or "", "yes" if right else "no")
     for row in rows:
         if row.answer is None and row.choices:
             made[row.id] = _asked(row, row.choices[int(draw(row, "any") * len(row.choices))], None)

@@ -1,8 +1,7 @@
 """From the runs of a study to one table: means over seeds with t intervals, paired tests, Holm over the whole table.
 
 With fewer than three seeds a t interval says next to nothing; then the first run's own intervals over rows are
-shown, and
-every entry says which of the two it is (``over``: "seeds" or "rows").
+shown, and every entry says which of the two it is (``over``: "seeds" or "rows").
 """
 
 from __future__ import annotations
@@ -12,20 +11,24 @@ from typing import Any
 
 from ensemw2s.errors import DataError
 from ensemw2s.evaluation.intervals import Interval
-from ensemw2s.evaluation.metrics import LOWER_IS_BETTER
 from ensemw2s.evaluation.overseeds import paired_over_seeds, pgr_over_seeds, seed_interval
-from ensemw2s.evaluation.testing import equivalence_over_seeds, holm, minimal_detectable_over_seeds, paired_gaps
+from ensemw2s.evaluation.testing import equivalence_over_seeds, minimal_detectable_over_seeds, paired_gaps
 from ensemw2s.experiment.identity import versions
+from ensemw2s.experiment.verdicts import correct, count_wins
+from ensemw2s.methods.systems import SYSTEMS
 
 SCHEMA = 1
 LEAST_SEEDS = 3
-LEVEL = 0.05
 Run = dict[str, Any]
 Key = tuple[str, str, str]  # system, split, metric
 
 
 def aggregate(
-    name: str, axes: Mapping[str, Sequence[str]], runs: Sequence[tuple[Mapping[str, str], int, Run]]
+    name: str,
+    axes: Mapping[str, Sequence[str]],
+    runs: Sequence[tuple[Mapping[str, str], int, Run]],
+    *,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """Everything the table and the page show.
 
@@ -33,31 +36,54 @@ def aggregate(
         name: of the study.
         axes: labels of every axis but the seed.
         runs: (labels, seed, ``results.json``) of every finished cell.
+        metric: of the tables; None, or one that a group has no scores in: the runs' own main metric.
     """
     by_labels: dict[tuple[tuple[str, str], ...], list[tuple[int, Run]]] = {}
     for labels, seed, run in runs:
         by_labels.setdefault(tuple(labels.items()), []).append((seed, run))
-    groups = [_group(dict(labels), sorted(found, key=lambda pair: pair[0])) for labels, found in by_labels.items()]
-    _correct(groups)
+    groups = [
+        _group(dict(labels), sorted(found, key=lambda pair: pair[0]), metric) for labels, found in by_labels.items()
+    ]
+    correct(groups)
+    first = runs[0][2] if runs else {}
     return {
         "schema": SCHEMA,
         "kind": "study",
         "name": name,
         "axes": {axis: list(labels) for axis, labels in axes.items()},
         "groups": groups,
-        "wins": _wins(groups),
-        "versions": versions(),
-        "hardware": runs[0][2].get("hardware", {}) if runs else {},
+        "wins": count_wins(groups),
+        "versions": first.get("versions") or versions(),
+        "hardware": first.get("hardware", {}),
+        "warnings": _unlike([run for _, _, run in runs]),
     }
 
 
-def _group(labels: dict[str, str], found: Sequence[tuple[int, Run]]) -> dict[str, Any]:
+def _unlike(runs: Sequence[Run]) -> list[str]:
+    """What runs made at different times may not share: the program that made them, and the machine."""
+    notes = []
+    for what, meaning in (
+        ("versions", "their scores may differ for that reason; remove the study's folder to make all of them again"),
+        ("hardware", "their seconds cannot be compared"),
+    ):
+        found = [run[what] for run in runs if isinstance(run.get(what), dict)]
+        keys = dict.fromkeys(key for one in found for key in one)
+        unlike = {key: list(dict.fromkeys(str(one.get(key)) for one in found)) for key in keys}
+        told = [f"{key} {' and '.join(values)}" for key, values in unlike.items() if len(values) > 1]
+        if told:
+            notes.append(f"not all runs have the same {what} ({'; '.join(told)}): {meaning}")
+    return notes
+
+
+def _group(labels: dict[str, str], found: Sequence[tuple[int, Run]], wanted: str | None) -> dict[str, Any]:
     """One group: runs that differ in their seed only."""
     runs = [run for _, run in found]
     first = runs[0]
     values = {key: [_value(run, key) for run in runs] for key in _keys(first)}
     values = {key: some for key, some in values.items() if None not in some}
-    metric, systems = str(first["main_metric"]), list(first["systems"])
+    known = {key[2] for key in values}
+    metric = wanted if wanted in known and wanted is not None else str(first["main_metric"])
+    systems = list(first["systems"])
     margin = float(first["config"]["evaluation"]["margin"])
     over = "seeds" if len(runs) >= LEAST_SEEDS else "rows"
     return {
@@ -73,7 +99,7 @@ def _group(labels: dict[str, str], found: Sequence[tuple[int, Run]]) -> dict[str
         "equivalence": _equivalence(first, values, systems, metric, margin, over),
         "detectable": _detectable(first, values, metric, over),
         "staged": _staged(runs, over),
-        "cost": _cost(runs),
+        "cost": _cost(runs, systems),
         "warnings": list(dict.fromkeys(line for run in runs for line in run.get("warnings", []))),
         "config": first["config"],
     }
@@ -105,8 +131,9 @@ def _scores(first: Run, values: Mapping[Key, list[Any]], over: str) -> list[dict
         at_chance = bool(own[key].get("at_chance"))
         if over == "seeds":
             found = seed_interval(some)
-            if key[2] not in LOWER_IS_BETTER:  # a share: what lies beyond 0 and 1 cannot be
-                found = found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
+            # What lies beyond 0 and, but for nats, beyond 1 cannot be.
+            top = found.high if key[2] == "nll" else min(1.0, found.high)
+            found = found._replace(low=max(0.0, found.low), high=top)
             chance = own[key].get("chance")
             at_chance = chance is not None and found.low <= chance
             entries.append({**_named(key), **_interval(found), "n": len(some), "at_chance": at_chance, "each": some})
@@ -132,13 +159,15 @@ def _pgr(first: Run, values: Mapping[Key, list[Any]], over: str) -> list[dict[st
 def _differences(
     first: Run, values: Mapping[Key, list[Any]], systems: Sequence[str], metric: str, over: str
 ) -> list[dict[str, Any]]:
-    """Every method against every other system, the main metric first."""
+    """Every method against every other system, each pair once, the main metric first."""
     metrics = [metric, *dict.fromkeys(key[2] for key in values if key[2] != metric)]
     if over == "rows":
         return [dict(entry) for name in metrics for entry in first["differences"] if entry["metric"] == name]
     entries = []
-    methods = [name for name in systems if name == "ensemble" or first["systems"][name]["side"] == "student"]
-    pairs = [(method, other) for method in methods for other in systems if method != other]
+    # Students first, so that a difference reads student - ensemble; the other way round it is the same hypothesis.
+    methods = [name for name in systems if first["systems"][name]["side"] == "student"]
+    methods += [name for name in systems if name == "ensemble"]
+    pairs = [(one, two) for n, one in enumerate(methods) for two in systems if two != one and two not in methods[:n]]
     for name in metrics:
         for method, other in pairs:
             for split in ("test_id", "test_ood"):
@@ -146,7 +175,7 @@ def _differences(
                 if a is not None and b is not None:
                     found = paired_over_seeds(a, b)
                     entries.append({"system": method, "against": other, "split": split, "metric": name,
-                                    **found._asdict()})  # fmt: skip
+                                    **found._asdict(), "each": [x - y for x, y in zip(a, b, strict=True)]})  # fmt: skip
     return entries
 
 
@@ -154,7 +183,7 @@ def _equivalence(
     first: Run, values: Mapping[Key, list[Any]], systems: Sequence[str], metric: str, margin: float, over: str
 ) -> list[dict[str, Any]]:
     if over == "rows":
-        return [dict(entry) for entry in first.get("equivalence", [])]
+        return [dict(entry) for entry in first.get("equivalence", []) if entry["metric"] == metric]
     entries = []
     for name in systems:
         for split in ("test_id", "test_ood"):
@@ -169,7 +198,7 @@ def _equivalence(
 def _detectable(first: Run, values: Mapping[Key, list[Any]], metric: str, over: str) -> list[dict[str, Any]]:
     """The smallest difference between ensemble and weak expert (student and teacher) that 80 % of such studies see."""
     if over == "rows":
-        return [dict(entry) for entry in first.get("power", [])]
+        return [dict(entry) for entry in first.get("power", []) if entry["metric"] == metric]
     entries = []
     for one, other in (("ensemble", "weak"), ("student", "ensemble")):
         for split in ("test_id", "test_ood"):
@@ -203,48 +232,29 @@ def _staged(runs: Sequence[Run], over: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _cost(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Means over seeds."""
-    entries = []
+def _cost(runs: Sequence[Run], systems: Sequence[str]) -> list[dict[str, Any]]:
+    """Means over seeds; ``total_seconds`` is its training and that of all that its labels took, None if unknown."""
+    means: dict[str, dict[str, Any]] = {}
     for entry in runs[0].get("cost", []):
         same = [e for run in runs for e in run.get("cost", []) if e["system"] == entry["system"]]
-        means = {
+        means[entry["system"]] = {
             key: sum(e[key] for e in same) / len(same)
             for key in ("train_seconds", "train_tokens", "decode_seconds", "experts")
         }
-        entries.append({"system": entry["system"], **means})
-    return entries
+    teachers = {name: runs[0]["systems"][name].get("teacher") for name in systems}
 
+    def total(name: str) -> float | None:
+        if name not in means:
+            return None
+        own = float(means[name]["train_seconds"])
+        if teachers.get(name) is None:
+            return own
+        # A system of a plug-in that is not installed here is known by its teacher alone.
+        before = [total(other) for other in (SYSTEMS.get(name).needs if name in SYSTEMS else (teachers[name],))]
+        known = [seconds for seconds in before if seconds is not None]
+        return own + sum(known) if len(known) == len(before) else None
 
-def _correct(groups: Sequence[dict[str, Any]]) -> None:
-    """Holm over every difference of the study, by split and metric; then who won."""
-    kinds = dict.fromkeys((e["split"], e["metric"]) for group in groups for e in group["differences"])
-    for kind in kinds:
-        table = {
-            (place, number): entry["p"]
-            for place, group in enumerate(groups)
-            for number, entry in enumerate(group["differences"])
-            if (entry["split"], entry["metric"]) == kind
-        }
-        for (place, number), adjusted in holm(table).items() if table else ():
-            groups[place]["differences"][number]["p_holm"] = adjusted
-    for group in groups:
-        for entry in group["differences"]:
-            sign = -1 if entry["metric"] in LOWER_IS_BETTER else 1
-            clear = entry["p_holm"] < LEVEL
-            entry["outcome"] = "tie" if not clear else "win" if sign * entry["value"] > 0 else "loss"
-
-
-def _wins(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Wins, ties and losses in the main metric, counted over groups."""
-    counts: dict[tuple[str, str, str], dict[str, int]] = {}
-    for group in groups:
-        for entry in group["differences"]:
-            if entry["metric"] != group["main_metric"]:
-                continue
-            key = (entry["system"], entry["against"], entry["split"])
-            counts.setdefault(key, {"win": 0, "tie": 0, "loss": 0})[entry["outcome"]] += 1
-    return [{"system": a, "against": b, "split": split, **found} for (a, b, split), found in counts.items()]
+    return [{"system": name, **found, "total_seconds": total(name)} for name, found in means.items()]
 
 
 def check_summary(data: Any, source: str) -> dict[str, Any]:

@@ -1,126 +1,43 @@
-"""A study: a grid of runs over seeds, rounds, models, data, rules, losses ... from one YAML file.
+"""A study: a grid of runs, of which only those are made that are missing, into one ``study.json``.
 
-    name: rules
-    base: quickstart                  # a preset, or a configuration file beside this one
-    set: {evaluation.staged: false}   # laid over the base in every cell
-    grid:                             # every combination is a cell
-      seed: [0, 1, 2]
-      rule: [mean, product]
-      pair:                           # a named axis: label -> settings
-        small: {models.weak: w2s-weak, models.strong: w2s-strong}
-    skip: [{pair: small, rule: product}]
-
-Cells that differ in the seed only form a group, over which intervals are made (`aggregate`).
+The grid is read and checked in ``grid``; intervals over seeds and tests are made in ``aggregate``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import functools
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.artifacts import fingerprint, read_json, write_json
-from ensemw2s.errors import CacheError, ConfigError, EnsemW2SError, nearest
+from ensemw2s.artifacts import file_sha256, fingerprint, read_json, write_json, write_text
+from ensemw2s.errors import CacheError, ConfigError, EnsemW2SError
 from ensemw2s.experiment.aggregate import aggregate
-from ensemw2s.experiment.config import Config, build_config, merge, with_overrides
-from ensemw2s.experiment.presets import base_settings, preset_names, read_yaml
-from ensemw2s.experiment.reporter import Reporter
-from ensemw2s.experiment.run import check_config, execute
+from ensemw2s.experiment.config import Config
+from ensemw2s.experiment.grid import Cell, Study, load_study, study_names, study_summary
+from ensemw2s.experiment.identity import model_fingerprint
+from ensemw2s.experiment.reporter import Progress, Reporter
+from ensemw2s.experiment.run import RUN_FILE, check_config, execute
+
+__all__ = ["STUDY_FILE", "Cell", "Study", "finished", "load_study", "run_study", "study_names", "study_summary"]
 
 STUDY_FILE = "study.json"
-_KEYS = ("name", "base", "set", "grid", "skip")
-# Settings that may name a file beside the study's own.
-_PATHS = (
-    ("data", "source"), ("data", "pool"), ("data", "test_id"), ("data", "test_ood"), ("data", "validation"),
-    ("data", "difficulty"), ("models", "weak"), ("models", "strong"),
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One run of a study.
-
-    Attributes:
-        axes: the label of every axis but the seed.
-        config: the run's configuration.
-    """
-
-    axes: Mapping[str, str]
-    config: Config
-
-    @property
-    def key(self) -> str:
-        """Its folder's name: labels for people, a hash to be sure."""
-        labels = "-".join(f"{name.rsplit('.', 1)[-1]}={label}" for name, label in self.axes.items())
-        plain = "".join(c if c.isalnum() or c in "=-._" else "_" for c in labels)[:80]
-        return f"{plain or 'run'}-seed={self.config.seed}-{fingerprint(self.config.to_dict())[:8]}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """A checked study: every cell's configuration has been built."""
-
-    name: str
-    axes: Mapping[str, tuple[str, ...]]
-    cells: tuple[Cell, ...]
-
-
-def study_names() -> list[str]:
-    """Names of the built-in studies, sorted."""
-    folder = Path(__file__).parent / "studies"
-    return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
-def study_summary(name: str) -> str:
-    """A built-in study's first comment line."""
-    text = (Path(__file__).parent / "studies" / f"{name}.yaml").read_text(encoding="utf-8")
-    return text.splitlines()[0].lstrip("# ")
-
-
-def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study and build every cell's configuration.
-
-    Args:
-        source: a YAML file, or the name of a built-in study.
-        overrides: ``section.key=value`` settings laid over every cell.
-
-    Raises:
-        ConfigError: no such file, an unknown key, an empty grid, an axis without values, two cells alike, or a setting
-            that is refused; nothing has run then.
-    """
-    path = Path(source)
-    if not path.is_file():
-        if str(source) not in study_names():
-            known = nearest(str(source), study_names())
-            raise ConfigError(f"no study file '{source}', and no built-in study of that name: {known}")
-        path = Path(__file__).parent / "studies" / f"{source}.yaml"
-    raw = read_yaml(path)
-    for key in raw:
-        if key not in _KEYS:
-            raise ConfigError(f"{path}: unknown key '{key}' of a study: {nearest(str(key), _KEYS)}")
-    base = _base(raw, path)
-    base = merge(base, _nested(raw.get("set") or {}, "set"))
-    axes = _axes(raw.get("grid"), path)
-    cells = tuple(_cells(axes, base, raw.get("skip") or [], overrides, path))
-    if not cells:
-        raise ConfigError(f"{path}: the grid is empty, every combination is skipped: take some out of 'skip'")
-    keys = [cell.key for cell in cells]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"{path}: two cells of the grid are alike ({twice}): an axis repeats a value")
-    labels = {name: tuple(values) for name, values in axes.items() if name != "seed"}
-    return Study(str(raw.get("name") or path.stem), labels, cells)
+_INPUTS = "inputs.json"
+_DATA = ("source", "pool", "test_id", "test_ood", "validation", "difficulty")
+Run = dict[str, Any]
 
 
 def run_study(
     study: Study, out: Path, *, store: Path | None = None, reporter: Reporter | None = None,
     told: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run what is missing, one cell after the other, and write ``study.json``.
+    """Run what is missing, one cell after the other, and write ``study.json``; also when it is stopped on the way.
 
-    A cell that fails is recorded with its reason, and the others go on.
+    A cell that fails is recorded with its reason, and the others go on. A failure that is no user error leaves its
+    traceback beside the cell's folder.
 
     Args:
         study: what to run.
@@ -133,124 +50,143 @@ def run_study(
         What ``study.json`` holds.
 
     Raises:
-        ConfigError, ModelError: a cell that cannot run, found before any has.
+        ConfigError, ModelError: a cell that cannot run, found before any has, or a folder that is no study's.
     """
+    _check_folder(out)
     for cell in _one_a_setting(study.cells):
         check_config(cell.config)
-    done: list[tuple[Cell, dict[str, Any]]] = []
+    done: list[tuple[Cell, Run]] = []
     failed: list[dict[str, Any]] = []
-    for number, cell in enumerate(study.cells, start=1):
-        folder = out / "cells" / cell.key
-        head = f"[{number}/{len(study.cells)}] {cell.key}"
-        found = finished(cell, out)
-        if found is not None:
-            told(f"{head}: found finished")
-            done.append((cell, found))
-            continue
-        told(f"{head}: running")
-        try:
-            _, results = execute(cell.config, folder, store=store, reporter=reporter)
+    try:
+        for number, cell in enumerate(study.cells, start=1):
+            head = f"[{number}/{len(study.cells)}] {cell.key}"
+            results = finished(cell, out)
+            if results is not None:
+                told(f"{head}: found finished")
+            else:
+                told(f"{head}: running")
+                results, line = _attempt(cell, out, store, reporter or Reporter())
+                told(f"{head}: {line}")
+            if results is None:
+                failed.append(
+                    {"key": cell.key, "axes": dict(cell.axes), "seed": cell.seed, "error": line[len("failed: ") :]}
+                )
+                continue
+            write_json(out / "cells" / cell.key / _INPUTS, {"inputs": inputs_of(cell.config)})
             done.append((cell, results))
-        except EnsemW2SError as error:
-            told(f"{head}: failed: {error}")
-            failed.append({"key": cell.key, "axes": dict(cell.axes), "seed": cell.config.seed, "error": str(error)})
-    summary = aggregate(study.name, study.axes, [(cell.axes, cell.config.seed, found) for cell, found in done])
-    summary["failed"] = failed
-    summary["cells"] = [cell.key for cell, _ in done]
-    write_json(out / STUDY_FILE, summary)
+    finally:
+        summary = _summary(study, done, failed)
+        write_json(out / STUDY_FILE, summary)
     return summary
 
 
-def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
-    """The results of a cell that ran before under the same configuration."""
-    path = out / "cells" / cell.key / "results.json"
-    if not path.is_file():
+def finished(cell: Cell, out: Path) -> Run | None:
+    """The results of a cell that ran before under the same configuration, from the same data files and models."""
+    folder = out / "cells" / cell.key
+    if not (folder / "results.json").is_file():
         return None
     try:
-        results = read_json(path)
+        results = read_json(folder / "results.json")
+        inputs = read_json(folder / _INPUTS) if (folder / _INPUTS).is_file() else None
     except CacheError:
         return None  # torn: it runs again
-    return results if isinstance(results, dict) and results.get("config") == cell.config.to_dict() else None
+    if not isinstance(results, dict) or results.get("config") != cell.config.to_dict():
+        return None
+    # Without a record the run was stopped just behind its results, which are whole.
+    return results if inputs is None or inputs == {"inputs": inputs_of(cell.config)} else None
+
+
+def inputs_of(config: Config) -> str:
+    """SHA-256 over what a run reads besides its configuration: its data files and its models.
+
+    Raises:
+        ModelError: a model that is not there.
+    """
+    named = {key: str(getattr(config.data, key) or "") for key in _DATA}
+    files = {
+        key: Path(value.partition(":")[0] if key == "difficulty" else value) for key, value in named.items() if value
+    }
+    found = {
+        key: _file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
+        for key, path in files.items()
+        if path.is_file()
+    }
+    trust = config.models.trust_remote_code
+    models = [model_fingerprint(name, trust) for name in (config.models.weak, config.models.strong)]
+    return fingerprint({"data": found, "models": models})
+
+
+@functools.lru_cache(maxsize=256)
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    """A file is read again only when its size or its time of change differs; all cells of a study share it."""
+    return file_sha256(path)
+
+
+def _attempt(cell: Cell, out: Path, store: Path | None, reporter: Reporter) -> tuple[Run | None, str]:
+    """A cell's results, or None, and how it went in one line."""
+    began = time.perf_counter()
+    counting = _Counting(reporter)
+    trace = out / "cells" / f"{cell.key}.failed.txt"
+    trace.unlink(missing_ok=True)
+    try:
+        _, results = execute(cell.config, out / "cells" / cell.key, store=store, reporter=counting)
+    except EnsemW2SError as error:
+        return None, f"failed: {' '.join(str(error).split())}"
+    except Exception as error:  # out of memory, or a bug: the other cells still go on, and this one says what it was
+        with contextlib.suppress(CacheError):
+            write_text(trace, traceback.format_exc())
+        first = (str(error).splitlines() or [""])[0]
+        return None, f"failed: {type(error).__name__}: {first} (more in {trace.name})"
+    reused = f", {counting.reused} of {counting.stages} stages reused" if counting.reused else ""
+    return results, f"done in {time.perf_counter() - began:.0f} s{reused}"
+
+
+class _Counting(Reporter):
+    """Passes everything on, and counts the stages and how many of them were found in the store."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self.inner, self.stages, self.reused = inner, 0, 0
+
+    @contextlib.contextmanager
+    def working(self, title: str, unit: str) -> Iterator[Progress]:
+        with self.inner.working(title, unit) as progress:
+            yield progress
+
+    def finished(self, title: str, seconds: float, reused: bool) -> None:
+        self.stages, self.reused = self.stages + 1, self.reused + reused
+        self.inner.finished(title, seconds, reused)
+
+    def note(self, text: str) -> None:
+        self.inner.note(text)
+
+
+def _summary(study: Study, done: Sequence[tuple[Cell, Run]], failed: list[dict[str, Any]]) -> dict[str, Any]:
+    runs = [(cell.axes, cell.seed, results) for cell, results in done]
+    summary = aggregate(study.name, study.axes, runs, metric=study.metric)
+    over = {cell.key for cell, _ in done} | {failure["key"] for failure in failed}
+    summary["failed"] = failed
+    summary["missing"] = [cell.key for cell in study.cells if cell.key not in over]
+    summary["cells"] = [cell.key for cell, _ in done]
+    return summary
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse an output folder that is a file or a single run's.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if out.is_file():
+        raise ConfigError(f"--out {out} is a file: name a folder")
+    if (out / RUN_FILE).is_file():
+        raise ConfigError(f"--out {out} holds a single run: name another folder for the study")
 
 
 def _one_a_setting(cells: Sequence[Cell]) -> Iterator[Cell]:
     """One cell of every group that differs in seed only: models and devices are the same for all of it."""
-    seen = set()
+    seen: set[tuple[tuple[str, str], ...]] = set()
     for cell in cells:
         mark = tuple(cell.axes.items())
         if mark not in seen:
             seen.add(mark)
             yield cell
-
-
-def _base(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    named = raw.get("base", "quickstart")
-    if isinstance(named, Mapping):
-        return merge({"preset": path.stem}, named)
-    if str(named) in preset_names():
-        return base_settings(str(named))
-    return base_settings(path.parent / str(named))
-
-
-def _axes(grid: Any, path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Axis -> label -> settings."""
-    if not isinstance(grid, Mapping) or not grid:
-        raise ConfigError(f"{path}: the grid is empty: give at least one axis, say 'grid: {{seed: [0, 1, 2]}}'")
-    axes: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, values in grid.items():
-        if not values or not isinstance(values, (list, Mapping)):
-            raise ConfigError(f"{path}: axis '{name}' has no values: give a list, or a mapping of label to settings")
-        if isinstance(values, Mapping):
-            axes[str(name)] = {str(label): _nested(part or {}, f"{name}.{label}") for label, part in values.items()}
-            continue
-        labels = [str(value) for value in values]
-        if len(set(labels)) < len(labels):
-            raise ConfigError(f"{path}: axis '{name}' repeats a value: {', '.join(labels)}")
-        axes[str(name)] = {label: _nested({name: value}, name) for label, value in zip(labels, values, strict=True)}
-    return axes
-
-
-def _cells(
-    axes: Mapping[str, Mapping[str, dict[str, Any]]], base: dict[str, Any], skip: Any, overrides: Sequence[str],
-    path: Path,
-) -> Iterator[Cell]:  # fmt: skip
-    if not isinstance(skip, list) or not all(isinstance(entry, Mapping) for entry in skip):
-        raise ConfigError(f"{path}: 'skip' must be a list of combinations, say [{{rule: vote, pair: small}}]")
-    for entry in skip:
-        for name, label in entry.items():
-            if name not in axes or str(label) not in axes[name]:
-                raise ConfigError(f"{path}: 'skip' names {name}: {label}, which the grid does not have")
-    for labels in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, labels, strict=True))
-        if any(all(chosen[name] == str(label) for name, label in entry.items()) for entry in skip):
-            continue
-        settings = base
-        for name, label in chosen.items():
-            settings = merge(settings, axes[name][label])
-        settings = _beside(with_overrides(settings, overrides), path.parent)
-        yield Cell({name: label for name, label in chosen.items() if name != "seed"}, build_config(settings))
-
-
-def _nested(settings: Any, where: str) -> dict[str, Any]:
-    """Dotted keys as sections: ``{a.b: 1}`` becomes ``{a: {b: 1}}``."""
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f"'{where}' of the study must be settings (key: value), got {settings!r}")
-    result: dict[str, Any] = {}
-    for key, value in settings.items():
-        *sections, last = str(key).split(".")
-        inner: dict[str, Any] = {last: value}
-        for section in reversed(sections):
-            inner = {section: inner}
-        result = merge(result, inner)
-    return result
-
-
-def _beside(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths that begin with a dot are meant from the study's own folder."""
-    changed = settings
-    for section, key in _PATHS:
-        value = (settings.get(section) or {}).get(key)
-        if isinstance(value, str) and value.startswith("."):
-            path, colon, column = value.partition(":")  # a column of a file of ratings may follow
-            changed = merge(changed, {section: {key: f"{(folder / path).resolve()}{colon}{column}"}})
-    return changed

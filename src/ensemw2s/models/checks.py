@@ -75,10 +75,13 @@ def check_weights(folder: Path) -> None:
 def check_causal(folder: Path, config: dict[str, Any], *, trust_remote_code: bool) -> None:
     """The architecture is a known decoder-only language model, or brings code that the caller trusts.
 
+    Every score here rests on a position never seeing what follows: a model that looks both ways would read the answer.
+
     Raises:
         ModelError: unknown type, own code without leave, or another kind of model (encoder, sequence to sequence ...).
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
     kind = config.get("model_type")
     if kind not in CAUSAL:
@@ -97,6 +100,9 @@ def check_causal(folder: Path, config: dict[str, Any], *, trust_remote_code: boo
         raise ModelError(f"{folder} is a {architectures[0]}, not a causal language model")
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{folder} is an encoder-decoder model, not a causal language model")
+    # Families of both kinds (BERT, RoBERTa ...) look both ways unless they are told to be decoders ("causal": XLM).
+    if kind in MASKED and not (config.get("is_decoder") or config.get("causal")):
+        raise ModelError(f"{folder} is a {kind} model that looks both ways (is_decoder is not set), not a causal one")
 
 
 def check_tokenizer_folder(folder: Path) -> None:

@@ -1,8 +1,7 @@
 """Models over classes instead of tokens, in the same shape: logits at every position, so that all else can stay.
 
-Two heads: a *classifier* (transformers' ...ForSequenceClassification, a new linear layer on the last hidden state)
-and the
-two verbalised *tokens* of the language model itself (its output columns for " no" and " yes").
+Two heads: a *classifier* (transformers' ...ForSequenceClassification, a new linear layer on the last hidden state) and
+the two verbalised *tokens* of the language model itself (its output columns for " no" and " yes").
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ensemw2s.models.adapters import LoraSettings, add_lora, load_adapter, load_
 from ensemw2s.models.checks import check_model_folder, check_weights, is_adapter_folder, read_model_json
 from ensemw2s.models.devices import resolve_device, resolve_dtype
 from ensemw2s.models.heads import answer_logits
-from ensemw2s.models.loading import load_model, model_folder, quiet
+from ensemw2s.models.loading import load_model, model_folder, quiet, writing
 from ensemw2s.seeds import derive_seed
 
 HEADS = ("tokens", "classifier")
@@ -52,9 +51,8 @@ class ClassSpec:
             raise ConfigError(f"unknown head '{self.head}': {nearest(self.head, HEADS)}")
         if self.head == "tokens" and (self.token_ids is None or len(set(self.token_ids)) < len(self.names)):
             raise ConfigError(
-                f"the verbalisers {' and '.join(self.names)} begin with the tokens {self.token_ids} of this "
-                f"tokenizer, which "
-                "must differ: use head=classifier"
+                f"the verbalisers {' and '.join(self.names)} begin with the tokens {self.token_ids} of this tokenizer, "
+                "which must differ: use head=classifier"
             )
 
 
@@ -81,36 +79,48 @@ class ClassModel(nn.Module):
         """Where its inputs have to be."""
         return next(self.inner.parameters()).device
 
-    def class_logits(self, input_ids: Tensor, attention_mask: Tensor | None, positions: Tensor) -> Tensor:
-        """Logits ``[m, classes]`` at flat positions ``row * seq + column`` of a batch ``[batch, seq]``;
-        differentiable."""
+    def class_logits(
+        self, input_ids: Tensor, attention_mask: Tensor | None, positions: Tensor, **forward: Any
+    ) -> Tensor:
+        """Logits ``[m, classes]`` at chosen positions; arguments as ``heads.answer_logits``, which calls this."""
         if self.token_ids is not None:
-            return answer_logits(self.inner, input_ids, attention_mask, positions)[:, self.token_ids]
-        return self._score(self._hidden(input_ids, attention_mask).flatten(0, 1)[positions])
+            return answer_logits(self.inner, input_ids, attention_mask, positions, **forward)[:, self.token_ids]
+        return self._score(self._hidden(input_ids, attention_mask, **forward).flatten(0, 1)[positions])
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False, **forward: Any
     ) -> SimpleNamespace:
-        """``.logits`` ``[batch, seq, classes]``: the plain way, of which ``class_logits`` is the short one."""
+        """``.logits`` ``[batch, seq, classes]``: the plain way, of which ``class_logits`` is the short one.
+
+        Args:
+            input_ids: int64 ``[batch, seq]``.
+            attention_mask: int64 ``[batch, seq]``, 1 on real tokens, or None where there is no padding.
+            use_cache: taken as language models take it; an answer is one token, so nothing is ever cached.
+            **forward: further arguments of the inner model's forward (``position_ids`` ...).
+        """
         if self.token_ids is None:
-            return SimpleNamespace(logits=self._score(self._hidden(input_ids, attention_mask)))
-        logits = self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+            return SimpleNamespace(logits=self._score(self._hidden(input_ids, attention_mask, **forward)))
+        logits = self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **forward).logits
         return SimpleNamespace(logits=logits[..., self.token_ids])
 
     def gradient_checkpointing_enable(self, options: Any = None) -> None:
-        """As the inner model's."""
-        self.inner.gradient_checkpointing_enable(options)
+        """As the inner model's, under its present name or the one that older transformers have."""
+        inner = self.inner
+        enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+        enable(options)
 
     def gradient_checkpointing_disable(self) -> None:
         """As the inner model's."""
-        self.inner.gradient_checkpointing_disable()
+        inner = self.inner
+        disable = getattr(inner, "activation_checkpointing_disable", None) or inner.gradient_checkpointing_disable
+        disable()
 
     def _core(self) -> Any:
         return self.inner.get_base_model() if hasattr(self.inner, "peft_config") else self.inner
 
-    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, **forward: Any) -> Tensor:
         body = self._core().base_model
-        return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **forward).last_hidden_state
 
     def _score(self, hidden: Tensor) -> Tensor:
         return getattr(self._core(), SCORE)(hidden)
@@ -132,11 +142,13 @@ def load_class_model(
         spec: classes and head.
         dtype: see ``load_model``.
         device: see ``load_model``.
-        seed: of a classifier's new layer; torch's global generator is left as it was.
+        seed: of a classifier's new layer; torch's global generators are left as they were.
         trust_remote_code: see ``load_model``.
 
     Raises:
+        ConfigError: unknown dtype or device.
         ModelError: as ``load_model``, or a family without a classifier in transformers.
+        PrerequisiteError: the hub or the device is out of reach.
     """
     if spec.head == "tokens":
         model = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
@@ -144,7 +156,8 @@ def load_class_model(
     folder = model_folder(name, trust_remote_code=trust_remote_code)
     check_model_folder(folder, trust_remote_code=trust_remote_code)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "classifier head"))
+        # Only the CPU's generator, which draws the head: torch.manual_seed would also reset those of the accelerators.
+        torch.default_generator.manual_seed(derive_seed(seed, "classifier head"))
         model = _classifier(folder, spec, dtype, device, trust_remote_code, new=True)
     return ClassModel(model, spec).eval()
 
@@ -159,18 +172,30 @@ def open_class_model(
     trainable: bool = False,
     trust_remote_code: bool = False,
 ) -> ClassModel:
-    """A class model that was fine-tuned before: a full folder, or an adapter folder on ``base``.
+    """A class model that was fine-tuned before, in evaluation mode.
 
-    Arguments and errors as ``load_class_model``; ``trainable`` makes an adapter's weights trainable again.
+    Args:
+        folder: what ``save_class_model`` wrote: a full folder, or an adapter folder.
+        base: the adapter's base model; not looked at for a full folder.
+        spec: classes and head, as it was trained.
+        dtype: see ``load_model``.
+        device: see ``load_model``.
+        trainable: an adapter's weights are trainable again.
+        trust_remote_code: see ``load_model``.
+
+    Raises:
+        ConfigError, PrerequisiteError: as ``load_class_model``.
+        ModelError: no such folder, one that was trained with the other head or other classes, or weights that do not
+            fit.
     """
-    path = Path(folder)
+    path = model_folder(folder, trust_remote_code=trust_remote_code)
+    _check_trained_as(path, spec)
     common: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if spec.head == "tokens":
         return ClassModel(load_expert(path, base, trainable=trainable, **common), spec).eval()
     if is_adapter_folder(path):
         fresh = load_class_model(base, spec, **common)
         return ClassModel(load_adapter(fresh.inner, path, trainable=trainable), spec).eval()
-    read_model_json(path / "config.json")
     check_weights(path)
     return ClassModel(_classifier(path, spec, dtype, device, trust_remote_code, new=False), spec).eval()
 
@@ -182,11 +207,41 @@ def add_class_lora(model: ClassModel, settings: LoraSettings, seed: int) -> Clas
 
 
 def save_class_model(model: ClassModel, folder: Path, *, base: str) -> None:
-    """Write an ordinary transformers folder, or a PEFT folder that names ``base``."""
+    """Write an ordinary transformers folder (safetensors), or a PEFT folder that names ``base``.
+
+    Raises:
+        CacheError: the operating system refused the write.
+    """
     if hasattr(model.inner, "peft_config"):
         save_adapter(model.inner, folder, base=base)
-    else:
+        return
+    with writing(folder), quiet():
         model.inner.save_pretrained(folder)
+
+
+def _check_trained_as(folder: Path, spec: ClassSpec) -> None:
+    """A folder says with which head it was trained, and a classifier's also with which classes.
+
+    Classes in another order would turn every answer around, and a fresh head on a stored adapter would guess.
+    """
+    adapter = is_adapter_folder(folder)
+    config = read_model_json(folder / ("adapter_config.json" if adapter else "config.json"))
+    if adapter:
+        classifier = config.get("task_type") == "SEQ_CLS"
+    else:
+        classifier = any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+    head = "classifier" if classifier else "tokens"
+    if head != spec.head:
+        raise ModelError(f"{folder} was not trained with head={spec.head}: use head={head}")
+    labels = config.get("id2label") if classifier else None  # an adapter's configuration has none
+    if not labels:
+        return
+    stored = tuple(labels[place] for place in sorted(labels, key=int))
+    if stored != spec.names and (len(stored) != len(spec.names) or set(stored) == set(spec.names)):
+        raise ModelError(
+            f"the classifier in {folder} has the classes {', '.join(stored)}, in this order; asked for: "
+            f"{', '.join(spec.names)}"
+        )
 
 
 def _classifier(folder: Path, spec: ClassSpec, dtype: str, device: str, trust_remote_code: bool, *, new: bool) -> Any:

@@ -30,7 +30,7 @@ def answer_logits(
     """
     class_logits = getattr(model, "class_logits", None)
     if callable(class_logits):  # a class model (`classes`) reads its hidden states out in a way of its own
-        found: Tensor = class_logits(input_ids, attention_mask, positions)
+        found: Tensor = class_logits(input_ids, attention_mask, positions, **forward)
         return found
     picked = False
 

@@ -178,7 +178,9 @@ def test_two_seeds_fall_back_on_rows() -> None:
 
 
 def test_holm_runs_over_the_whole_study() -> None:
-    cells = [({"rule": rule}, seed, run(seed)) for rule in ("mean", "vote") for seed in range(4)]
+    cells = [
+        ({"rule": rule}, seed, run(seed, gain)) for rule, gain in (("mean", 0.0), ("vote", 0.1)) for seed in range(4)
+    ]
     both = aggregate("s", {"rule": ["mean", "vote"]}, cells)
     one = aggregate("s", {"rule": ["mean"]}, cells[:4])
 
@@ -188,6 +190,17 @@ def test_holm_runs_over_the_whole_study() -> None:
         )
 
     assert gain(both) > gain(one)
+
+
+def test_a_comparison_that_an_axis_does_not_touch_is_one_hypothesis() -> None:
+    cells = [({"rule": rule}, seed, run(seed)) for rule in ("mean", "vote") for seed in range(4)]
+    both = aggregate("s", {"rule": ["mean", "vote"]}, cells)
+    one = aggregate("s", {"rule": ["mean"]}, cells[:4])
+    assert [e["p_holm"] for e in both["groups"][1]["differences"]] == [
+        e["p_holm"] for e in one["groups"][0]["differences"]
+    ]
+    counted = [sum(w[k] for k in ("win", "tie", "loss")) for w in both["wins"]]
+    assert set(counted) == {1}
 
 
 def fake_execute(ran: list[str], fails: str = "") -> Any:
@@ -218,7 +231,8 @@ def test_only_what_is_missing_runs_and_failures_do_not_stop_the_rest(
     lines: list[str] = []
     summary = run_study(study, tmp_path / "out", told=lines.append)
     assert len(ran) == 3
-    assert [line.rsplit(": ", 1)[1] for line in lines] == ["found finished", "running", "found finished"]
+    told = [line.rsplit(": ", 1)[1] for line in lines]
+    assert told == ["found finished", "running", "done in 0 s", "found finished"]
     assert summary["failed"] == []
     assert summary["groups"][0]["seeds"] == [0, 1, 2]
     torn = next((tmp_path / "out" / "cells").glob("*seed=2*/results.json"))

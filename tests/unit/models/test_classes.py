@@ -30,7 +30,18 @@ FAMILIES = ("gptneox", "llama", "gpt2", "qwen2", "opt")
 def folder_of(family: str, tmp_path: Path) -> Path:
     import transformers as tf
 
-    torch.manual_seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = build(family)
+    model.config.eos_token_id, model.config.bos_token_id = 2, None
+    model.generation_config = tf.GenerationConfig(eos_token_id=2)
+    model.save_pretrained(tmp_path / family)
+    return tmp_path / family
+
+
+def build(family: str) -> Any:
+    import transformers as tf
+
     shared: dict[str, Any] = {"vocab_size": VOCAB, "initializer_range": 0.3}
     wide = shared | {"hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 32}
     made = {
@@ -45,11 +56,7 @@ def folder_of(family: str, tmp_path: Path) -> Path:
             tf.OPTConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
                          max_position_embeddings=32, word_embed_proj_dim=16, init_std=0.3)),
     }  # fmt: skip
-    model = made[family]()
-    model.config.eos_token_id = 2
-    model.generation_config = tf.GenerationConfig(eos_token_id=2)
-    model.save_pretrained(tmp_path / family)
-    return tmp_path / family
+    return made[family]()
 
 
 @pytest.fixture(params=FAMILIES)
@@ -87,17 +94,17 @@ def test_tokens_are_columns_of_the_language_model(tmp_path: Path) -> None:
         torch.testing.assert_close(load_class_model(folder, TOKENS)(ids, mask).logits, expected)
 
 
-@pytest.mark.parametrize("name", ["gptneox", "llama", "gpt2", "qwen2"])
-def test_transformers_own_classifier_reads_the_saved_folder(name: str, tmp_path: Path) -> None:
+def test_transformers_own_classifier_reads_the_saved_folder(family: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    model = load_class_model(folder_of(name, tmp_path), CLASSIFIER, seed=3)
+    model = load_class_model(family, CLASSIFIER, seed=3)
     save_class_model(model, tmp_path / "saved", base="x")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     ids = torch.tensor([[5, 9, 3, 17]])
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, model(ids).logits[:, -1], atol=1e-5, rtol=1e-5)
     assert plain.config.id2label == {0: "no", 1: "yes"}
+    assert {path.suffix for path in (tmp_path / "saved").iterdir()} <= {".json", ".safetensors"}
     again = open_class_model(tmp_path / "saved", "x", CLASSIFIER)
     with torch.no_grad():
         torch.testing.assert_close(again(ids).logits, model(ids).logits)
