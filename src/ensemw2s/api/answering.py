@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ensemw2s.api.rows import Rows, as_rows, columns
-from ensemw2s.artifacts import write_json
+from ensemw2s.artifacts import fingerprint, write_json
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
-from ensemw2s.data.sources import write_records
+from ensemw2s.data.sources import is_data_file, write_records
+from ensemw2s.data.stream import check_file, stream_rows
+from ensemw2s.ensemble.combine import open_rule
 from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.evaluation.intervals import RESAMPLES, is_at_chance, score_interval
 from ensemw2s.evaluation.metrics import METRICS, chance_level
@@ -20,6 +23,9 @@ from ensemw2s.experiment.measuring import measure_rows, metric_interval, right_a
 from ensemw2s.experiment.opening import Machine, Opened, open_members
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.run import label_record
+from ensemw2s.labelling.labels import Label, Labelled, TokenColumns, usable_parts
+from ensemw2s.labelling.labels import Progress as WindowProgress
+from ensemw2s.labelling.stream import LabelReport, label_rows, label_stream
 from ensemw2s.methods.bench import Answer
 
 # Rows labelled as one stored stage: an interrupted labelling goes on from the last full chunk.
@@ -31,15 +37,18 @@ class Labels:
     """Pseudo-labels.
 
     Attributes:
-        records: the questions' own columns and ``label``, ``confidence``, ``agreement``; the sure ones only.
+        records: the questions' own columns and ``label``, ``confidence``, ``agreement``; the sure ones only. Empty
+            where the labels went to a folder: ``labelling.read_labelled`` reads them.
         unsure: questions left out for low confidence.
         expected_accuracy: on the validation rows that were given, kept by the same confidence: ``{value, low,
             high, n, kept}`` with a 95 % interval; None without validation rows.
+        report: of labels that went to a folder.
     """
 
     records: list[dict[str, Any]]
     unsure: int
     expected_accuracy: dict[str, Any] | None
+    report: LabelReport | None = None
 
 
 def label(
@@ -51,27 +60,51 @@ def label(
     validation: Rows | None = None,
     label_by: Literal["generate", "options"] = "options",
     task_format: TaskFormat | None = None,
+    soft_top_k: int = 0,
+    votes: bool = False,
+    restart: bool = False,
     machine: Machine | None = None,
     reporter: Reporter | None = None,
 ) -> Labels:
     """Label questions with an ensemble (or any one model).
 
+    With a folder as ``out`` (a name that ends in "/" or has no ending) the questions are a stream of any size: memory
+    stays flat, the labels go to Parquet parts, and the same call again goes on where an earlier one stopped
+    (``labelling.label_stream``).
+
     Args:
         ensemble: an ensemble folder, a model folder, a built-in name or a hub id.
         questions: rows or a file; answers in them are not looked at.
-        out: where to write the labels (.jsonl, .jsonl.gz, .csv, .parquet); None writes nothing.
+        out: where to write the labels: a file (.jsonl, .jsonl.gz, .csv, .parquet) or a folder; None writes nothing.
         min_confidence: labels below it are left out.
         validation: labelled rows that estimate how right the labels are.
         label_by: rows with choices get the likeliest of the "options", or a generated answer ("generate").
         task_format: instead of the one saved with the ensemble.
+        soft_top_k: in a folder, also the mixture's k likeliest tokens at every token of a label; 0 stores none.
+        votes: in a folder, also every expert's vote at every token of a label.
+        restart: discard the labels that lie in the folder.
         machine: device, dtype, store.
         reporter: told of progress.
     """
     if not 0 <= min_confidence < 1:
         raise ConfigError(f"min_confidence must lie in [0, 1), got {min_confidence}")
-    opened = open_members(
-        str(ensemble), machine or Machine(), reporter or Reporter(), task_format=task_format, label_by=label_by
-    )
+    machine, reporter = machine or Machine(), reporter or Reporter()
+    if out is not None and is_label_folder(out):
+        found, total, source = _question_stream(questions)  # refuses unusable rows before any model is opened
+        opened = open_members(str(ensemble), machine, reporter, task_format=task_format, label_by=label_by)
+        with reporter.working("label questions", "row") as progress:
+            common = {"min_confidence": min_confidence, "source": source, "total": total, "restart": restart,
+                      "progress": lambda done, _: progress(done, total)}  # fmt: skip
+            report = _label_folder(opened, found, Path(out), label_by, soft_top_k, votes, common)
+        checks = opened.task.rows(as_rows(validation), 0) if validation is not None else []
+        expected = _expected_accuracy(opened, checks, min_confidence) if checks else None
+        return Labels([], report.unsure, expected, report)
+    if soft_top_k or votes or restart:
+        raise ConfigError(
+            f"soft labels, votes and resuming need a folder to write to, got {'nothing' if out is None else out}: "
+            "give a name that ends in /"
+        )
+    opened = open_members(str(ensemble), machine, reporter, task_format=task_format, label_by=label_by)
     rows = opened.task.rows(as_rows(questions, need_answer=False), 0)
     checks = opened.task.rows(as_rows(validation), 0) if validation is not None else []
     answers = _labels(opened, rows)
@@ -163,6 +196,82 @@ def generate(
     opened.bench.settings = dataclasses.replace(opened.bench.settings, task_format=form)
     row = Row(id="prompt", question=prompt)
     return opened.bench.answer(opened.members, [row], purpose="prompt")["prompt"].text, told
+
+
+def is_label_folder(out: str | Path) -> bool:
+    """Whether ``out`` names a folder of labels: it ends in "/", has no ending, or is a folder already."""
+    ends = str(out).endswith(("/", os.sep))
+    return ends or Path(out).is_dir() or (not Path(out).suffix and not is_data_file(str(out)))
+
+
+def _question_stream(questions: Rows) -> tuple[Iterable[Row], int, str | None]:
+    """The rows, how many there are, and the fingerprint of the file where they come from one."""
+    if isinstance(questions, (str, Path)) and (is_data_file(str(questions)) or Path(questions).exists()):
+        found = check_file(questions, need_answer=False)
+        return stream_rows(questions, need_answer=False), found.rows, found.sha256
+    rows = as_rows(questions, need_answer=False)
+    return rows, len(rows), None
+
+
+def _label_folder(
+    opened: Opened,
+    rows: Iterable[Row],
+    out: Path,
+    label_by: Literal["generate", "options"],
+    soft_top_k: int,
+    votes: bool,
+    common: dict[str, Any],
+) -> LabelReport:
+    """``common``: arguments of both ``label_rows`` and ``label_stream``."""
+    bench, members, form = opened.bench, opened.members, opened.task_format
+    ensemble_id = fingerprint([expert.identity for expert in members.experts])
+    if opened.task.kind == "binary":
+        if soft_top_k or votes:
+            raise ConfigError(
+                "soft labels and votes are of an answer's tokens, and a yes/no ensemble writes none: its labels' "
+                "confidence is the probability of the class"
+            )
+        who = {"models": ensemble_id, "alphas": list(members.alphas), "rule": members.rule,
+               "rule_state": fingerprint(members.rule_state), "head": opened.task.head}  # fmt: skip
+        return label_rows(
+            _ClassLabeller(opened),
+            _asked(opened, rows),
+            out,
+            ensemble=who,
+            settings={"format": form.to_dict()},
+            **common,
+        )
+    bench.shelf.keep(members.experts)
+    models = [bench.shelf.load(expert) for expert in members.experts]
+    return label_stream(
+        models, members.alphas, open_rule(members.rule, members.rule_state or None), rows, out,
+        tokenizer=bench.tokenizer(members.experts[0].role), task_format=form, label_by=label_by, soft_top_k=soft_top_k,
+        votes=votes, batch_size=bench.settings.batch_size, ensemble_id=ensemble_id, **common,
+    )  # fmt: skip
+
+
+def _asked(opened: Opened, rows: Iterable[Row]) -> Iterator[Row]:
+    """A binary task's questions one by one; with the answers hidden each depends on no other row."""
+    for row in rows:
+        yield from opened.task.rows([row.with_answer(None)], 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ClassLabeller:
+    """Implements ``labelling.Labeller`` for yes/no ensembles."""
+
+    opened: Opened
+
+    def label(self, rows: Sequence[Row], progress: WindowProgress) -> Labelled:
+        """See ``Labeller``."""
+        parts, skipped = usable_parts(rows, lambda some: _labels(self.opened, some))
+        answers = {row_id: answer for _, found in parts for row_id, answer in found.items()}
+        labels = {i: Label(a.text, a.confidence, a.agreement) for i, a in answers.items() if a.text}
+        return Labelled(labels, {i: "the prompt is too long" for i, a in answers.items() if not a.text} | skipped)
+
+    def tokens(self, rows: Sequence[Row]) -> TokenColumns | None:
+        """None: a class is no text."""
+        return None
 
 
 def _labels(opened: Opened, rows: Sequence[Row]) -> dict[str, Answer]:

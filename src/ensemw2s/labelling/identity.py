@@ -1,20 +1,26 @@
-"""Fingerprints of models that came from no folder."""
+"""Fingerprints of an ensemble in memory: what its labels are made from."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from ensemw2s.artifacts import fingerprint
 
-def weights_fingerprint(models: Sequence[Any], tokenizer: Any) -> str:
-    """SHA-256 (hex) over the experts' parameters and buffers (names, dtypes, shapes, bytes) and the vocabulary."""
-    found = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False).encode())
+
+def weights_fingerprint(models: Sequence[Any]) -> str:
+    """SHA-256 (hex) over the experts' parameters and buffers: names, dtypes, shapes, bytes."""
+    found = hashlib.sha256()
     for model in models:
         for name, tensor in sorted(model.state_dict().items()):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return found.hexdigest()
+
+
+def vocabulary_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 (hex) of what every token means, and of which ends an answer."""
+    return fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id])

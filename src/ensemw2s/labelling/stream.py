@@ -25,7 +25,7 @@ from ensemw2s.ensemble.combine import MixRule, expert_weights, open_rule
 from ensemw2s.ensemble.experts import check_experts, context_limit, vocabulary_size
 from ensemw2s.errors import ConfigError, DataError, nearest
 from ensemw2s.labelling.folder import LabelFolder, PartRecord
-from ensemw2s.labelling.identity import weights_fingerprint
+from ensemw2s.labelling.identity import vocabulary_fingerprint, weights_fingerprint
 from ensemw2s.labelling.labels import Labeller
 from ensemw2s.labelling.mixture import MixtureLabeller
 from ensemw2s.labelling.parts import part_table
@@ -105,7 +105,7 @@ def label_stream(
             bytes are promised for equal ones only (batches decide the last bits of float arithmetic).
         window: rows a part.
         max_new_tokens: instead of the format's.
-        ensemble_id: stands for the experts' weights and tokenizer; None hashes them.
+        ensemble_id: stands for the experts' weights; None hashes them.
         source: fingerprint of the input where the caller knows one: another input is then refused before work
             begins. The rows of finished parts are compared in any case.
         total: rows in all where the caller knows, for ``progress``.
@@ -129,7 +129,8 @@ def label_stream(
     end_token(tokenizer)
     labeller = MixtureLabeller(models, weights, mixing, tokenizer, form, label_by, soft_top_k, votes, batch_size)
     ensemble = {
-        "models": ensemble_id or weights_fingerprint(models, tokenizer),
+        "models": ensemble_id or weights_fingerprint(models),
+        "vocabulary": vocabulary_fingerprint(tokenizer),
         "dtype": str(next(models[0].parameters()).dtype),
         "alphas": weights,
         "rule": mixing.name,

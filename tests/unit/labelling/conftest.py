@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 
 WORDS = [
@@ -29,7 +28,6 @@ WORDS = [
     "Answer",
     ":",
 ]
-FORM = TaskFormat(template="{question}", max_new_tokens=6)
 
 
 @pytest.fixture(scope="session")
