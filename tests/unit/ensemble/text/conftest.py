@@ -23,7 +23,9 @@ def build_tokenizer(tokens: Sequence[str], *, start: bool = True, space: bool = 
         steps = [decoders.Replace("▁", " "), *steps, decoders.Strip(" ", 1, 0)]
     inner.decoder = decoders.Sequence(steps)
     if start:
-        inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+        inner.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
     return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", name_or_path="toy")
 
 
