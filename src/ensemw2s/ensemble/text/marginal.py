@@ -12,6 +12,8 @@ Vieira et al. 2024, "From language models over tokens to language models over ch
 Phan et al. 2024, "Exact byte-level probabilities from tokenized language models" (arXiv 2410.09303) sum over the valid
 covers only, which agrees where invalid tokenizations have no probability.
 
+Sequences longer than the model's context count as impossible; what they hold is reported with what was pruned.
+
 Covers with the same whole tokens are kept together, as one sequence and a node of the vocabulary's trie: the part of
 its next token that has been read. Their number can grow exponentially with the text; ``epsilon`` prunes.
 """
@@ -49,7 +51,7 @@ class Covers:
         node: int64 ``[group]``, how far into the next token: a node of the vocabulary's trie.
         probs: float64 ``[group, n]``, probability of each next token, in the trie's order.
         end: float64 ``[group]``, log-probability that the text ends after the whole tokens.
-        log_lost: log of the probability of all covers pruned on the way: P(bytes so far) is short by at most this.
+        log_lost: log of the probability of all covers dropped on the way: P(bytes so far) is short by at most this.
     """
 
     sequences: Sequences

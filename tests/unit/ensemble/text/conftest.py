@@ -89,21 +89,21 @@ class Oracle:
         return total
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., Any]:
     return build_tokenizer
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model() -> Callable[..., Any]:
     return build_model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_llama() -> Callable[..., Any]:
     return build_llama
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def oracle() -> type[Oracle]:
     return Oracle
