@@ -90,7 +90,7 @@ def test_its_ensemble_labels_and_is_evaluated_but_writes_no_text(finished: tuple
     student = {s["metric"]: s for s in api.evaluate(folder / "student", questions)["scores"]}
     assert student["nll"]["value"] > 0
     with pytest.raises(ModelError, match="writes no text"):
-        Ensemble.load(folder / "ensemble")
+        Ensemble.from_pretrained(folder / "ensemble")
     if head == "classifier":
         with pytest.raises(ConfigError, match="writes no text"):
             api.generate(folder / "ensemble", "is it?")

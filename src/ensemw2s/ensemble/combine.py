@@ -75,6 +75,26 @@ class MixRule:
         """Whether a call wants ``prefix``."""
         return isinstance(self._rule, Rule) and self._rule.needs_prefix
 
+    def with_experts(self, experts: int) -> MixRule:
+        """The rule for more experts than it was opened for.
+
+        Raises:
+            ConfigError: it was fitted for each expert, and knows nothing of a new one.
+        """
+        if isinstance(self._rule, Rule) and self.state:
+            known = self._rule.experts(self._loaded)
+            if known is not None and experts > known:
+                raise ConfigError(
+                    f"rule '{self.name}' was fitted for {known} experts: fit it again for {experts}, or use 'mean'"
+                )
+        return self
+
+    def without_expert(self, place: int) -> MixRule:
+        """The rule after one expert has left."""
+        if not isinstance(self._rule, Rule) or not self.state:
+            return self
+        return MixRule(self.name, self._rule.without(self.state, place))
+
     def __call__(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None = None) -> Tensor:
         """The mixture's log-probabilities ``[m, vocab]``.
 

@@ -14,15 +14,9 @@ import torch
 from torch import Tensor
 
 from ensemw2s.ensemble.combine import MixRule, expert_weights, open_rule
-from ensemw2s.ensemble.experts import (
-    accepts,
-    check_experts,
-    check_lengths,
-    context_limit,
-    device_of,
-    evaluating,
-    log_distribution,
-)
+from ensemw2s.ensemble.engine.bank import Bank
+from ensemw2s.ensemble.engine.choose import make_bank
+from ensemw2s.ensemble.experts import check_lengths, context_limit, evaluating, log_distribution
 from ensemw2s.ensemble.numeric import widest
 from ensemw2s.ensemble.sampling import check_sampling, row_uniforms, sample
 from ensemw2s.errors import ConfigError, DataError
@@ -66,7 +60,7 @@ class Decoded:
 class _Plan:
     """Everything that is the same for every batch."""
 
-    models: Sequence[Any]
+    bank: Bank
     alphas: Tensor  # float64 [expert], sums to one, on the CPU
     combine: MixRule
     max_new_tokens: int
@@ -83,7 +77,7 @@ class _Plan:
 
 
 def generate(
-    models: Sequence[Any],
+    models: Sequence[Any] | Bank,
     alphas: Tensor | Sequence[float],
     rule: str | MixRule,
     prompts: Sequence[Sequence[int]],
@@ -108,7 +102,7 @@ def generate(
     the number of prompts. Arguments are checked at once, work begins with the first ``next``.
 
     Args:
-        models: T causal LMs over one vocabulary, on one device.
+        models: T causal LMs over one vocabulary, which run in turn; or a bank, which may do better.
         alphas: ``[expert]``, any scale.
         rule: a name in :data:`~ensemw2s.ensemble.combine.RULES`, or an opened rule.
         prompts: token ids, at least one a prompt.
@@ -130,19 +124,19 @@ def generate(
         DataError: an empty prompt, one that leaves no room for an answer, ids repeated or of another number.
         ModelError: no expert, or different vocabularies.
     """
-    check_experts(models)
+    bank = models if isinstance(models, Bank) else make_bank(models, "turns")
     if max_new_tokens < 1 or batch_size < 1:
         raise ConfigError(f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}: both must be at least 1")
     if dtype not in (torch.float32, torch.float64):
         raise ConfigError(f"mixing dtype is {dtype}: allowed are torch.float32 and torch.float64")
     check_sampling(temperature, top_p)
     names = _row_names(ids, len(prompts))
-    context = context_limit(models)
+    context = context_limit(bank.experts)
     check_lengths(names, [len(prompt) for prompt in prompts], context - 1, "prompt", "shorten it or leave it out")
     eos = (eos_token_ids,) if isinstance(eos_token_ids, int) else tuple(eos_token_ids or ())
     sampling = (temperature, top_p, seed) if do_sample else None
-    weights = expert_weights(alphas, len(models))
-    plan = _Plan(models, weights, open_rule(rule), max_new_tokens, context, eos, pad_token_id, sampling, votes, dtype)
+    weights = expert_weights(alphas, bank.size)
+    plan = _Plan(bank, weights, open_rule(rule), max_new_tokens, context, eos, pad_token_id, sampling, votes, dtype)
     return _stream(plan, prompts, names, batch_size, progress)
 
 
@@ -182,7 +176,7 @@ def _stream(
 @torch.inference_mode()
 def _decode_batch(plan: _Plan, prompts: list[list[int]], names: list[str]) -> list[Decoded]:
     """All steps of one batch. Nothing in the loop runs over rows in Python."""
-    device = device_of(plan.models[0])
+    device = plan.bank.device
     limits = torch.tensor([plan.room(len(prompt)) for prompt in prompts], device=device)
     steps = int(limits.max())
     uniforms = None
@@ -190,13 +184,13 @@ def _decode_batch(plan: _Plan, prompts: list[list[int]], names: list[str]) -> li
         uniforms = row_uniforms(plan.sampling[2], names, steps).to(widest(device)).to(device)
     eos = torch.tensor(plan.eos, dtype=torch.int64, device=device)
     weights = plan.alphas.to(plan.dtype).to(device)[:, None]
-    record = _Record(len(prompts), steps, len(plan.models) if plan.votes else 0, device)
-    with evaluating(plan.models):
+    record = _Record(len(prompts), steps, plan.bank.size if plan.votes else 0, device)
+    with evaluating(plan.bank.experts):
         runner = _Runner(plan, prompts, steps, device)
         rows = torch.arange(len(prompts), device=device)  # which prompt each row of the batch belongs to
         # Each expert's log-probability of the answer so far, [expert, batch]; only for rules that ask.
         prefix = (
-            torch.zeros((len(plan.models), len(prompts)), dtype=widest(device), device=device)
+            torch.zeros((plan.bank.size, len(prompts)), dtype=widest(device), device=device)
             if plan.combine.needs_prefix
             else None
         )
@@ -221,11 +215,9 @@ def _decode_batch(plan: _Plan, prompts: list[list[int]], names: list[str]) -> li
 
 
 class _Runner:
-    """The experts' forward passes over one shrinking batch, with a cache each."""
+    """The experts' forward passes over one shrinking batch."""
 
     def __init__(self, plan: _Plan, prompts: list[list[int]], steps: int, device: torch.device) -> None:
-        from transformers import DynamicCache
-
         self.plan = plan
         self.width = max(len(prompt) for prompt in prompts)
         padding = [self.width - len(prompt) for prompt in prompts]
@@ -236,24 +228,15 @@ class _Runner:
         self.position_ids = (columns[: self.width] - pads).clamp(min=0)
         # One mask for the whole way, cut to the current width; without padding the models need none.
         self.mask = (columns >= pads).long() if any(padding) else None
-        self.caches = [DynamicCache(config=model.config) for model in plan.models]
-        self.takes = [[name for name in ("position_ids", "logits_to_keep") if accepts(m, name)] for m in plan.models]
+        self.cache = plan.bank.new_cache()
 
     def log_probs(self) -> Tensor:
         """Every expert's next-token distribution: ``[expert, batch, vocab]`` in the mixing dtype."""
-        options = {"position_ids": self.position_ids, "logits_to_keep": 1}
         mask = None if self.mask is None else self.mask[:, : self.width]
-        outputs = [
-            model(
-                input_ids=self.input_ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                **{name: options[name] for name in takes},
-            ).logits[:, -1]
-            for model, cache, takes in zip(self.plan.models, self.caches, self.takes, strict=True)
-        ]
-        return torch.stack([log_distribution(logits, self.plan.dtype) for logits in outputs])
+        logits = self.plan.bank(
+            self.input_ids, attention_mask=mask, position_ids=self.position_ids, cache=self.cache, keep=1
+        )
+        return log_distribution(logits[:, :, -1], self.plan.dtype)
 
     def advance(self, chosen: Tensor, keep: Tensor | None) -> None:
         """Append the chosen tokens ``[batch]``; with ``keep`` (row numbers) the other rows leave."""
@@ -262,8 +245,7 @@ class _Runner:
         if keep is not None:
             chosen, self.position_ids = chosen[keep], self.position_ids[keep]
             self.mask = None if self.mask is None else self.mask[keep]
-            for cache in self.caches:
-                cache.reorder_cache(keep)
+            self.cache.reorder_cache(keep)
         self.input_ids = chosen[:, None]
 
 

@@ -80,6 +80,14 @@ class Best(Rule):
             raise bad_state("best", f"scores {scores!r} are no list of pairs of numbers")
         return scores
 
+    def experts(self, state: Any) -> int | None:
+        """As many as there are scores."""
+        return len(state)
+
+    def without(self, state: State, place: int) -> State:
+        """The others' scores."""
+        return {**state, "scores": [score for number, score in enumerate(state["scores"]) if number != place]}
+
     def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """See the class."""
         weights = check_alphas(alphas, len(log_probs)).tolist()
@@ -145,6 +153,15 @@ class Calibrated(Rule):
         if not isinstance(weights, list) or not _numbers(weights) or min(weights) < 0 or max(weights) == 0:
             raise bad_state("calibrated", f"weights {weights!r} are no list of numbers of at least 0, some above")
         return weights
+
+    def experts(self, state: Any) -> int | None:
+        """As many as there are weights."""
+        return len(state)
+
+    def without(self, state: State, place: int) -> State:
+        """The others' weights; equal ones, where only the one that left had any."""
+        left = [weight for number, weight in enumerate(state["weights"]) if number != place]
+        return {**state, "weights": left if max(left) > 0 else [1.0] * len(left)}
 
     def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """See the class."""

@@ -1,113 +1,300 @@
-"""An ensemble as one thing: experts, alphas, combine rule, tokenizer, task format; and its folder on disk.
+"""An ensemble as a model of transformers: forward gives the mixture, so ``generate``, pipelines and evaluation follow.
 
-ensemble.json            alphas, rule, base, kind, the experts' folders, what training found
-task_format.json         prompt template, normalisation, limits
-tokenizer files          in the folder itself
-expert-1/ expert-2/ ...  ordinary Hugging Face model folders, or PEFT adapter folders on one base
-checksums.json           SHA-256 of all of it, written last
+Its folder is described in ``folder``; how the experts' passes are computed in ``engine``.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ensemw2s.artifacts import (
-    CHECKSUMS,
-    atomic_folder,
-    disk_error,
-    file_sha256,
-    read_json,
-    verify_checksums,
-    write_json,
-)
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ensemw2s.artifacts import read_json
 from ensemw2s.data.encoding import encode_prompts, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
-from ensemw2s.ensemble.combine import check_alphas, open_rule
+from ensemw2s.ensemble import folder as folders
+from ensemw2s.ensemble.combine import MixRule, check_alphas, open_rule
 from ensemw2s.ensemble.decoding import Decoded, generate
-from ensemw2s.ensemble.experts import check_experts, end_tokens, vocabulary_size
-from ensemw2s.errors import CacheError, ConfigError, ModelError
-from ensemw2s.models.adapters import load_expert
+from ensemw2s.ensemble.engine.bank import Bank
+from ensemw2s.ensemble.engine.cache import EnsembleCache
+from ensemw2s.ensemble.engine.choose import check_engine, load_experts, make_bank
+from ensemw2s.ensemble.engine.members import expert_writer, one_kind, rebuilt
+from ensemw2s.ensemble.experts import check_experts, context_limit, end_tokens, vocabulary_size
+from ensemw2s.ensemble.mixing import Mixer
+from ensemw2s.ensemble.requests import check_request, loading_options
+from ensemw2s.ensemble.widths import widen
+from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.models.loading import load_tokenizer, quiet
-from ensemw2s.models.vocabulary import check_same_vocabulary
-
-ENSEMBLE_FILE = "ensemble.json"
-FORMAT_FILE = "task_format.json"
-FORMAT_VERSION = 1
-_TOKENIZER_FILE = "tokenizer.json"
-_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")  # below the ensemble's folder, never beside it
-Kind = Literal["full", "lora"]
 
 
-@dataclasses.dataclass
-class Ensemble:
-    """Experts that decode together, token by token.
+class EnsembleConfig(PreTrainedConfig):
+    """What transformers asks of a configuration; everything about the ensemble itself is in ``ensemble.json``."""
+
+    model_type = folders.MODEL_TYPE
+
+
+class Ensemble(PreTrainedModel, GenerationMixin):
+    """Experts that act as one causal language model: its logits are log-probabilities of their mixture.
+
+    ``generate``, ``pipeline("text-generation", ...)`` and evaluation harnesses take it as any model. Inference only.
+
+    Args:
+        config: made by :meth:`of`.
+        models: T causal LMs over one vocabulary.
+        mixing: the opened combine rule.
+        alphas: ``[expert]``, any scale.
+        engine: see ``engine.choose``.
 
     Attributes:
-        models: T causal language models over one vocabulary.
+        bank: the experts and how their passes are computed.
         alphas: one non-negative weight an expert.
-        rule: name of the combine rule.
-        tokenizer: shared by all experts.
+        mixing: the combine rule.
+        tokenizer: shared by all experts; None where none was given.
         task_format: how questions become prompts and answers are compared.
         meta: base model, kind, rounds and whatever else its maker recorded.
-        rule_state: what fitting the rule left, JSON data; empty for rules that are not fitted.
     """
 
-    models: list[Any]
-    alphas: list[float]
-    rule: str
-    tokenizer: Any
-    task_format: TaskFormat
-    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rule_state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config_class = EnsembleConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
-    def __post_init__(self) -> None:
-        self.mixing = open_rule(self.rule, self.rule_state)
-        check_experts(self.models)
-        check_alphas(self.alphas, len(self.models))
-        known, width = max(self.tokenizer.get_vocab().values()) + 1, vocabulary_size(self.models[0])
-        if known > width:
-            raise ModelError(
-                f"the tokenizer has {known} tokens, the experts know {width}: use the tokenizer of their base model"
-            )
+    def __init__(
+        self, config: EnsembleConfig, models: Sequence[Any], mixing: MixRule, alphas: Sequence[float], engine: str
+    ) -> None:
+        super().__init__(config)
+        self.bank: Bank = make_bank(models, engine)
+        self.mixing, self.alphas, self.engine = mixing, [float(a) for a in alphas], engine
+        self.tokenizer: Any = None
+        self.task_format = TaskFormat()
+        self.meta: Mapping[str, Any] = {}
+        self.eval()
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32", verify: bool = True) -> Ensemble:
-        """Load an ensemble folder.
+    def of(
+        cls,
+        models: Sequence[Any],
+        alphas: Sequence[float],
+        rule: str | MixRule = "mean",
+        tokenizer: Any = None,
+        task_format: TaskFormat | None = None,
+        meta: Mapping[str, Any] | None = None,
+        rule_state: Mapping[str, Any] | None = None,
+        engine: str = "auto",
+    ) -> Ensemble:
+        """An ensemble of live models.
 
         Args:
-            folder: as :func:`write_ensemble` made it.
-            device: see ``load_model``.
-            dtype: see ``load_model``.
-            verify: compare every file with its checksum first.
+            models: T causal LMs over one vocabulary, which the ensemble takes over.
+            alphas: one non-negative weight an expert.
+            rule: of combining.
+            tokenizer: of all of them; needed to save, to decode texts and for pipelines.
+            task_format: of questions and answers.
+            meta: base model and whatever else is to be recorded.
+            rule_state: what fitting the rule left, JSON data.
+            engine: "auto", "turns" or "stacked".
 
         Raises:
-            ModelError: not an ensemble folder, or one that is damaged or does not fit together.
-            ConfigError: unusable alphas or an unknown rule.
+            ConfigError: unusable alphas, unknown rule or engine, a rule that must be fitted and was not.
+            ModelError: no expert, different vocabularies, or a tokenizer that knows more tokens than they do.
         """
-        folder = Path(folder)
-        settings = read_settings(folder)
+        check_engine(engine)
+        mixing = open_rule(rule, rule_state)
+        check_alphas(alphas, len(models))
+        experts = _one_vocabulary(models, tokenizer)
+        with quiet():
+            self = cls(_config(experts), experts, mixing, alphas, engine)
+        self.generation_config = _generation_config(experts[0], tokenizer)
+        self.tokenizer, self.meta = tokenizer, dict(meta or {})
+        self.task_format = task_format or TaskFormat()
+        return self
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **options: Any) -> Ensemble:
+        """Load an ensemble folder or a hub repository that holds one.
+
+        Args:
+            pretrained_model_name_or_path: as ``save_pretrained``, ``ensemw2s boost`` or ``write_ensemble`` made it.
+            *args: unused; transformers' signature.
+            **options: ``device`` ("cpu"; ``device_map`` with one device is the same), ``dtype`` ("float32"),
+                ``engine`` ("auto"), ``verify`` (True: compare every file with its checksum first), ``pack`` (True:
+                packed weights where the platform has them), ``trust_remote_code`` (False).
+
+        Raises:
+            ModelError: no ensemble, or one that is damaged or does not fit together.
+            ConfigError: unusable alphas, an unknown rule or option.
+            PrerequisiteError: the hub or the device is out of reach.
+        """
+        wanted = loading_options(options)
+        folder = folders.find_ensemble(pretrained_model_name_or_path)
+        settings = folders.read_settings(folder)
         if settings.get("task") == "binary":
             raise ModelError(f"{folder} holds a yes/no ensemble, which writes no text: use 'label' or 'evaluate'")
-        if verify:
-            try:
-                verify_checksums(folder)
-            except CacheError as error:
-                raise ModelError(f"ensemble folder {folder} is not whole: {error}") from error
+        if wanted.verify:
+            folders.check_whole(folder)
         tokenizer = load_tokenizer(folder)
-        _check_tokenizers(folder, settings["experts"], tokenizer)
+        folders.check_tokenizers(folder, settings["experts"], tokenizer)
         with quiet():
-            models = [
-                load_expert(folder / name, settings["base"], dtype=dtype, device=device) for name in settings["experts"]
-            ]
-        task_format = TaskFormat.from_dict(read_json(folder / FORMAT_FILE))
+            models = load_experts(
+                [folder / name for name in settings["experts"]], settings["base"], dtype=wanted.dtype,
+                device=wanted.device, trust_remote_code=wanted.trust_remote_code, pack=wanted.pack,
+            )  # fmt: skip
+        task_format = TaskFormat.from_dict(read_json(folder / folders.FORMAT_FILE))
         state = settings.get("rule_state") or {}
-        return cls(models, list(settings["alphas"]), settings["rule"], tokenizer, task_format, settings, state)
+        return cls.of(
+            models, settings["alphas"], settings["rule"], tokenizer, task_format, settings, state, wanted.engine
+        )
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Write the whole ensemble: settings, tokenizer, ordinary model or adapter folders, checksums. All or nothing.
+
+        Args:
+            save_directory: a new or empty folder, or an ensemble that is replaced once the new one is whole.
+            **options: ``push_to_hub=True`` uploads it too, with ``push_to_hub``'s arguments; of transformers' others
+                ``max_shard_size`` is used.
+
+        Raises:
+            ModelError: no tokenizer.
+            CacheError: the folder holds something else, or cannot be written.
+        """
+        if self.tokenizer is None:
+            raise ModelError("this ensemble has no tokenizer: set ensemble.tokenizer before saving it")
+        shards = options.pop("max_shard_size", "50GB")
+        push, hub = options.pop("push_to_hub", False), options.pop("repo_id", Path(save_directory).name)
+        kind, base = one_kind(self.bank.experts), str(self.meta.get("base", ""))
+        folders.write_ensemble(
+            Path(save_directory), [expert_writer(model, base, shards) for model in self.models], self.alphas,
+            self.rule, tokenizer=self.tokenizer, task_format=self.task_format, base=base, kind=kind, meta=self.meta,
+            rule_state=self.rule_state, replace=True,
+        )  # fmt: skip
+        if push:
+            names = ("commit_message", "private", "token", "revision", "create_pr", "tags")
+            self.push_to_hub(hub, **{name: options[name] for name in names if name in options})
+
+    @property
+    def models(self) -> list[Any]:
+        """The experts one by one, each usable alone."""
+        return list(self.bank.experts)
+
+    @property
+    def rule(self) -> str:
+        """Name of the combine rule."""
+        return self.mixing.name
+
+    @property
+    def rule_state(self) -> Mapping[str, Any]:
+        """What fitting the rule left."""
+        return self.mixing.state
+
+    # ---- as a model
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: EnsembleCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        prompt_lengths: Tensor | None = None,
+        as_one_model: bool = False,
+        return_dict: bool | None = None,
+        **unused: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Log-probabilities of the mixture as logits: softmax of them is the mixture, log_softmax changes nothing.
+
+        Args:
+            input_ids: int64 ``[batch, seq]``.
+            attention_mask: int64 ``[batch, cached + seq]``, 1 on real tokens.
+            position_ids: int64 ``[batch, seq]``; made from the mask where it has padding.
+            past_key_values: what an earlier call returned, or ``bank.new_cache()``.
+            labels: int64 ``[batch, seq]``, -100 where ignored; adds the mean loss of next tokens, nats.
+            use_cache: keep keys and values for a later call.
+            logits_to_keep: the last so many positions only, or these columns; 0 is all.
+            prompt_lengths: int64 ``[batch]``, columns before the answer (padding included), for rules that look at
+                the answer so far, without a cache. None: all is prompt. With a cache the first call is the prompt.
+            as_one_model: with one expert return its own logits instead, which differ by a constant at every position;
+                ``generate`` asks so, since a repetition penalty depends on that constant.
+            return_dict: False returns a tuple.
+            **unused: what other models take (``output_attentions`` ...) and a mixture does not have.
+
+        Returns:
+            ``.logits`` float32 ``[batch, kept, vocab]``, ``.past_key_values``, ``.loss``.
+
+        Raises:
+            ConfigError: no ``input_ids``, or a cache of another model.
+        """
+        if input_ids is None:
+            raise ConfigError(
+                "an ensemble reads tokens: give input_ids (inputs_embeds cannot be shared by its experts)"
+            )
+        if past_key_values is not None and not isinstance(past_key_values, EnsembleCache):
+            raise ConfigError(
+                "past_key_values is no cache of an ensemble: use what forward returned, or bank.new_cache()"
+            )
+        cache = past_key_values
+        if cache is None and use_cache:
+            cache = self.bank.new_cache()
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        mixer = Mixer(self.mixing, self.alphas, input_ids, cache, prompt_lengths)
+        keep = mixer.columns(logits_to_keep if labels is None else 0)
+        raw = self.bank(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, cache=cache, keep=keep
+        )  # [expert, batch, kept, vocab]
+        logits = raw[0] if as_one_model and len(raw) == 1 else mixer(raw, logits_to_keep if labels is None else 0)
+        loss = None if labels is None else _loss(logits, labels)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)  # type: ignore[arg-type]
+        return output if return_dict is not False else output.to_tuple()
+
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **options: Any) -> Any:
+        """As of any transformers model; the prompt is checked first.
+
+        Raises:
+            DataError: an empty prompt, or one that leaves no room in the context.
+            ConfigError: a setting out of range.
+        """
+        given = inputs if inputs is not None else options.get("input_ids")
+        check_request(given, generation_config, options, context_limit(self.models), self.bank.vocabulary)
+        return super().generate(inputs, generation_config, **options)
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As of any model, and that a single expert's own logits are wanted."""
+        return {**super().prepare_inputs_for_generation(*args, **kwargs), "as_one_model": True}
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int,
+        max_cache_length: int, *unused: Any,
+    ) -> bool:  # fmt: skip
+        """Hook of transformers: the cache is ours."""
+        if model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False:
+            return False
+        kind = generation_config.cache_implementation
+        if kind not in (None, "dynamic", "static"):
+            raise ConfigError(f"cache_implementation is {kind!r}: an ensemble has 'dynamic' and 'static'")
+        longest = max(max_cache_length, getattr(generation_config, "max_cache_len", None) or 0)
+        cache = self.bank.new_cache(longest if kind == "static" else None)
+        if generation_config.is_assistant:
+            cache.activate_past_recording()
+        model_kwargs["past_key_values"] = cache
+        return False
+
+    def _supports_logits_to_keep(self) -> bool:
+        return True
+
+    # ---- as an ensemble
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of ready prompts, with the special tokens that the tokenizer puts first (never a last one)."""
@@ -115,148 +302,97 @@ class Ensemble:
         rows = [Row(id=str(number), question=text) for number, text in enumerate(texts)]
         return [row.input_ids for row in encode_prompts(rows, self.tokenizer, verbatim, None).rows]
 
-    def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int | None = None, **options: Any
-    ) -> Iterator[Decoded]:
-        """Decode ready prompts; ``options`` and errors as in ``decoding.generate``."""
+    def decode(self, texts: Sequence[str], *, max_new_tokens: int | None = None, **options: Any) -> Iterator[Decoded]:
+        """Answers to ready prompts with votes, confidence and agreement; as ``decoding.generate``."""
         limit = self.task_format.max_new_tokens if max_new_tokens is None else max_new_tokens
         return generate(
-            self.models, self.alphas, self.mixing, self.prompts(prompts), max_new_tokens=limit,
+            self.bank, self.alphas, self.mixing, self.prompts(texts), max_new_tokens=limit,
             eos_token_ids=end_tokens(self.models[0], self.tokenizer), pad_token_id=padding_token(self.tokenizer),
             **options,
         )  # fmt: skip
 
+    def reweight(self, alphas: Sequence[float]) -> None:
+        """Other weights from now on. Raises ConfigError where they are unusable."""
+        self.alphas = [float(a) for a in check_alphas(alphas, self.bank.size)]
 
-def is_ensemble_folder(folder: str | Path) -> bool:
-    """Whether a folder says that it holds an ensemble."""
-    return (Path(folder) / ENSEMBLE_FILE).is_file()
+    def add_expert(self, expert: Any, alpha: float) -> None:
+        """One more expert, without retraining the others; it comes last.
+
+        Args:
+            expert: a live model, or a model or adapter folder on the same base.
+            alpha: its weight.
+
+        Raises:
+            ConfigError: an unusable alpha, or a rule that was fitted for the experts there were.
+            ModelError: another vocabulary or base.
+        """
+        alphas = [*self.alphas, float(alpha)]
+        check_alphas(alphas, len(alphas))
+        self._change(rebuilt(self.bank.experts, add=expert), alphas, self.mixing.with_experts(len(alphas)))
+
+    def remove_expert(self, place: int) -> None:
+        """One expert less.
+
+        Args:
+            place: its number, from 0; negative ones count from the end.
+
+        Raises:
+            ConfigError: no such expert, the last one, or weights that would all be zero.
+        """
+        size = self.bank.size
+        if size == 1 or not -size <= place < size:
+            raise ConfigError(f"cannot remove expert {place} of {size}: give 0 to {size - 1}, and leave at least one")
+        place %= size
+        alphas = [alpha for number, alpha in enumerate(self.alphas) if number != place]
+        check_alphas(alphas, len(alphas))
+        self._change(rebuilt(self.bank.experts, remove=place), alphas, self.mixing.without_expert(place))
+
+    def _change(self, models: Sequence[Any], alphas: list[float], mixing: MixRule) -> None:
+        """All at once, after everything that can fail."""
+        bank = make_bank(_one_vocabulary(models, self.tokenizer), self.engine)
+        self.bank, self.alphas, self.mixing = bank, alphas, mixing
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """``ensemble.json``, checked for what loading needs.
+def _one_vocabulary(models: Sequence[Any], tokenizer: Any) -> list[Any]:
+    """Models over one vocabulary; padded output layers of different widths are allowed where a tokenizer is known."""
+    experts = widen(models) if tokenizer is not None else list(models)
+    check_experts(experts)
+    if tokenizer is not None:
+        known = max(tokenizer.get_vocab().values()) + 1
+        narrow = min(vocabulary_size(model) for model in models)
+        if known > narrow:
+            raise ModelError(
+                f"the tokenizer has {known} tokens, the experts know {narrow}: use the tokenizer of their base model"
+            )
+    return experts
 
-    Raises:
-        ModelError: missing, unreadable, of a later format, or incomplete.
-        ConfigError: unusable alphas or an unknown rule.
-    """
-    if not is_ensemble_folder(folder):
-        raise ModelError(f"{folder} holds no ensemble ({ENSEMBLE_FILE} is missing): make one with 'ensemw2s boost'")
-    try:
-        settings = read_json(folder / ENSEMBLE_FILE)
-    except CacheError as error:
-        raise ModelError(str(error)) from error
-    needed = {"format_version", "alphas", "rule", "experts", "base"}
-    missing = needed - set(settings) if isinstance(settings, dict) else needed
-    if missing:
-        raise ModelError(f"{folder / ENSEMBLE_FILE} lacks {', '.join(sorted(missing))}: make the ensemble again")
-    if settings["format_version"] != FORMAT_VERSION:
-        raise ModelError(
-            f"{folder} has format {settings['format_version']}, this program reads {FORMAT_VERSION}: update it"
-        )
-    _check_members(folder, settings["alphas"], settings["experts"])
-    _check_rule(folder, settings["rule"], settings.get("rule_state"))
+
+def _config(models: Sequence[Any]) -> EnsembleConfig:
+    """Sizes that others ask for, as of the first expert; the context of the shortest."""
+    first = models[0].config.get_text_config()
+    known = {name: getattr(first, name, None) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    return EnsembleConfig(
+        vocab_size=vocabulary_size(models[0]), max_position_embeddings=context_limit(models),
+        bos_token_id=first.bos_token_id, eos_token_id=first.eos_token_id, pad_token_id=first.pad_token_id,
+        tie_word_embeddings=False, **{name: value for name, value in known.items() if value is not None},
+    )  # fmt: skip
+
+
+def _generation_config(model: Any, tokenizer: Any) -> Any:
+    """The first expert's, with the end tokens that decoding uses and something to pad with."""
+    settings = copy.deepcopy(model.generation_config)
+    if tokenizer is not None:
+        settings.eos_token_id = end_tokens(model, tokenizer)
+        settings.pad_token_id = padding_token(tokenizer)
     return settings
 
 
-def _check_rule(folder: Path, rule: Any, state: Any) -> None:
-    """The rule is known and can use its state; folders made before there were fitted rules have none."""
-    if not isinstance(rule, str) or not isinstance(state, dict | None):
-        raise ConfigError(
-            f"{folder / ENSEMBLE_FILE}: rule {rule!r} with rule_state {state!r}: give a rule's name and an object"
-        )
-    try:
-        open_rule(rule, state)
-    except ConfigError as error:
-        raise ConfigError(f"{folder / ENSEMBLE_FILE}: {error}") from error
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the next tokens, nats."""
+    return torch.nn.functional.nll_loss(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten().to(logits.device), ignore_index=-100
+    )
 
 
-def _check_members(folder: Path, alphas: Any, experts: Any) -> None:
-    """Expert folders lie inside the ensemble's, and there is one usable alpha for each."""
-    if not isinstance(experts, list) or not all(isinstance(e, str) and _PLAIN_NAME.fullmatch(e) for e in experts):
-        raise ModelError(f"{folder / ENSEMBLE_FILE}: experts {experts!r} are no list of folder names: make it again")
-    numbers = isinstance(alphas, list) and all(isinstance(a, (int, float)) and not isinstance(a, bool) for a in alphas)
-    if not numbers:
-        raise ConfigError(f"{folder / ENSEMBLE_FILE}: alphas {alphas!r} are no list of numbers; give one an expert")
-    try:
-        check_alphas(alphas, len(experts))
-    except ConfigError as error:
-        raise ConfigError(f"{folder / ENSEMBLE_FILE}: {error}") from error
-    missing = next((name for name in experts if not (folder / name).is_dir()), None)
-    if missing is not None:
-        raise ModelError(f"ensemble folder {folder} is not whole: {missing} is missing; make the ensemble again")
-
-
-def _check_tokenizers(folder: Path, experts: Sequence[str], tokenizer: Any) -> None:
-    """Experts that bring a tokenizer of their own must mean the same tokens by it."""
-    shared = folder / _TOKENIZER_FILE
-    known = file_sha256(shared) if shared.is_file() else None
-    for name in experts:
-        own = folder / name / _TOKENIZER_FILE
-        if own.is_file() and file_sha256(own) != known:  # equal bytes need no slow look
-            check_same_vocabulary({str(folder): tokenizer, str(own.parent): load_tokenizer(own.parent)})
-
-
-def write_ensemble(
-    folder: Path,
-    expert_folders: Sequence[Path],
-    alphas: Sequence[float],
-    rule: str,
-    *,
-    tokenizer: Any,
-    task_format: TaskFormat,
-    base: str,
-    kind: Kind,
-    meta: Mapping[str, Any],
-    replace: bool = False,
-    rule_state: Mapping[str, Any] | None = None,
-) -> None:
-    """Write an ensemble folder from finished expert folders; all of it or nothing.
-
-    Args:
-        folder: must not exist, unless ``replace``.
-        expert_folders: model folders (``kind="full"``) or adapter folders (``"lora"``).
-        alphas: one an expert.
-        rule: name of the combine rule.
-        tokenizer: saved in the folder itself.
-        task_format: saved beside it.
-        base: what the experts were fine-tuned from; adapters are loaded onto it.
-        kind: of the experts.
-        meta: more to record, JSON data.
-        rule_state: what fitting the rule left.
-        replace: put it in the place of an ensemble that lies there, once the new one is whole.
-
-    Raises:
-        CacheError: the folder exists already, or cannot be written.
-        ConfigError: unusable alphas or an unknown rule.
-    """
-    check_alphas(list(alphas), len(expert_folders))
-    open_rule(rule, rule_state)
-    if replace and is_ensemble_folder(folder):
-        target = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(target, ignore_errors=True)  # what an interrupted run left
-    else:
-        target = folder
-    names = [f"expert-{number}" for number in range(1, len(expert_folders) + 1)]
-    with atomic_folder(target) as aside:
-        for name, source in zip(names, expert_folders, strict=True):
-            shutil.copytree(source, aside / name, ignore=shutil.ignore_patterns(CHECKSUMS))
-        with quiet():
-            tokenizer.save_pretrained(aside)
-        write_json(aside / FORMAT_FILE, task_format.to_dict())
-        settings = {"format_version": FORMAT_VERSION, "base": base, "kind": kind, "alphas": list(alphas), "rule": rule,
-                    "rule_state": dict(rule_state or {}), "experts": names}  # fmt: skip
-        write_json(aside / ENSEMBLE_FILE, {**settings, **meta})
-    if target != folder:
-        _swap(target, folder)
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Put a whole folder in the place of an older one, which goes only afterwards."""
-    old = folder.with_name(f".{folder.name}.old")
-    try:
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-        new.replace(folder)
-    except OSError as error:
-        raise disk_error(error, folder) from error
-    shutil.rmtree(old, ignore_errors=True)
+AutoConfig.register(folders.MODEL_TYPE, EnsembleConfig)
+AutoModelForCausalLM.register(EnsembleConfig, Ensemble)

@@ -58,6 +58,14 @@ class Rule:
         """
         return state
 
+    def experts(self, state: Any) -> int | None:
+        """How many experts a loaded state is for; None where it serves any number."""
+        return None
+
+    def without(self, state: State, place: int) -> State:
+        """The stored state after the expert at ``place`` has left."""
+        return state
+
 
 RULES: Registry[CombineRule | Rule | type[Rule]] = Registry("rules")
 

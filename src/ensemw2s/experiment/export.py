@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemw2s.artifacts import atomic_folder, write_json
-from ensemw2s.ensemble.model import FORMAT_FILE, write_ensemble
+from ensemw2s.ensemble.folder import FORMAT_FILE, write_ensemble
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.methods.bench import Members, ModelRole
 from ensemw2s.methods.boosting import Boosted

@@ -11,7 +11,7 @@ from ensemw2s.artifacts import CHECKSUMS, fingerprint, read_json, verify_checksu
 from ensemw2s.data.binary import to_yes_no
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
-from ensemw2s.ensemble.model import FORMAT_FILE, is_ensemble_folder, read_settings
+from ensemw2s.ensemble.folder import FORMAT_FILE, is_ensemble_folder, read_settings
 from ensemw2s.errors import CacheError, ConfigError, ModelError, nearest
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.identity import numerics

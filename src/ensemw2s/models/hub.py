@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ensemw2s.errors import ModelError, PrerequisiteError
@@ -34,15 +35,31 @@ def download_snapshot(repository: str, *, trust_remote_code: bool = False) -> Pa
         PrerequisiteError: the hub cannot be reached (one attempt, no long retries).
         ModelError: no such repository, or access is not granted, or it has no safetensors weights.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
+
+    def fetch() -> Path:
+        names, revision = _listing(repository)
+        check_listing(repository, names)
+        patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns="*/*"))
+
+    return _asked(repository, fetch)
+
+
+def _listing(repository: str) -> tuple[list[str], str | None]:
+    """Names of all files, and the commit."""
+    from huggingface_hub import HfApi
+
+    listing = HfApi().model_info(repository, timeout=TIMEOUT_SECONDS)
+    return [file.rfilename for file in listing.siblings or []], listing.sha
+
+
+def _asked(repository: str, fetch: Callable[[], Path]) -> Path:
+    """One attempt at the hub, its refusals as one clear line."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     try:
-        listing = HfApi().model_info(repository, timeout=TIMEOUT_SECONDS)
-        names = [file.rfilename for file in listing.siblings or []]
-        check_listing(repository, names)
-        patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
-        return Path(snapshot_download(repository, revision=listing.sha, allow_patterns=patterns, ignore_patterns="*/*"))
+        return fetch()
     except HFValidationError as error:
         raise ModelError(f"'{repository}' is neither a folder nor a valid hub id (owner/name)") from error
     except GatedRepoError as error:
@@ -61,6 +78,33 @@ def download_snapshot(repository: str, *, trust_remote_code: bool = False) -> Pa
         if type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise unreachable(repository, error) from error
         raise
+
+
+def ensemble_snapshot(repository: str, marker: str) -> Path:
+    """The folder of a whole repository with models in subfolders, the local cache first.
+
+    Args:
+        repository: hub id.
+        marker: the file at its root that says what it is.
+
+    Raises:
+        PrerequisiteError: the hub cannot be reached.
+        ModelError: no such repository, access is not granted, or it has no ``marker``.
+    """
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, marker)
+    if isinstance(found, str) and next(Path(found).parent.glob("*/*.safetensors"), None) is not None:
+        return Path(found).parent
+
+    def fetch() -> Path:
+        names, revision = _listing(repository)
+        if marker not in names:
+            raise ModelError(f"'{repository}' on the hub holds no ensemble ({marker} is missing)")
+        inside = [f"*/{pattern}" for pattern in _PATTERNS]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[*_PATTERNS, *inside]))
+
+    return _asked(repository, fetch)
 
 
 def check_listing(repository: str, names: list[str]) -> None:

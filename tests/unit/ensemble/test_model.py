@@ -11,7 +11,8 @@ import torch
 from ensemw2s.artifacts import write_checksums
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.ensemble.decoding import generate
-from ensemw2s.ensemble.model import Ensemble, is_ensemble_folder, read_settings, write_ensemble
+from ensemw2s.ensemble.folder import is_ensemble_folder, read_settings, write_ensemble
+from ensemw2s.ensemble.model import Ensemble
 from ensemw2s.errors import CacheError, ConfigError, ModelError
 from ensemw2s.models.adapters import LoraSettings, add_lora, save_adapter
 from ensemw2s.models.loading import save_model
@@ -56,7 +57,7 @@ def edit(folder, **changes):
 
 def test_round_trip_keeps_every_bit(write, experts):
     folder = write()
-    loaded = Ensemble.load(folder)
+    loaded = Ensemble.from_pretrained(folder, engine="turns")
     assert (loaded.alphas, loaded.rule, loaded.task_format) == (ALPHAS, "product", FORM)
     assert loaded.meta["base"] == "w2s-weak"
     assert loaded.meta["rounds"] == [1, 2]
@@ -69,29 +70,29 @@ def test_round_trip_keeps_every_bit(write, experts):
 
 def test_a_fitted_rule_lives_in_the_folder(write, experts, tokenizer):
     fitted = {"scores": [[1, -0.1 - 0.2], [0, -1e30]]}
-    loaded = Ensemble.load(write(rule="best", rule_state=fitted))
+    loaded = Ensemble.from_pretrained(write(rule="best", rule_state=fitted))
     assert loaded.rule_state == loaded.mixing.state == fitted
     texts = ["what is two ?", "one plus"]
-    alone = Ensemble([experts[0]], [1.0], "mean", tokenizer, FORM)
-    assert [a.token_ids for a in loaded.generate(texts)] == [a.token_ids for a in alone.generate(texts)]
-    other = Ensemble.load(write("other", rule="best", rule_state={"scores": [[0, -1.0], [1, -1.0]]}))
-    assert [a.token_ids for a in other.generate(texts)] != [a.token_ids for a in alone.generate(texts)]
+    alone = Ensemble.of([experts[0]], [1.0], "mean", tokenizer, FORM)
+    assert [a.token_ids for a in loaded.decode(texts)] == [a.token_ids for a in alone.decode(texts)]
+    other = Ensemble.from_pretrained(write("other", rule="best", rule_state={"scores": [[0, -1.0], [1, -1.0]]}))
+    assert [a.token_ids for a in other.decode(texts)] != [a.token_ids for a in alone.decode(texts)]
 
 
 def test_a_folder_from_before_there_were_fitted_rules(write):
     folder = write()
-    before = Ensemble.load(folder)
+    before = Ensemble.from_pretrained(folder)
     assert before.rule_state == {}
     edit(folder, rule_state=...)
-    after = Ensemble.load(folder)
+    after = Ensemble.from_pretrained(folder)
     assert after.rule_state == {}
     texts = ["what is two ?"]
-    assert list(after.generate(texts)) == list(before.generate(texts))
+    assert [a.token_ids for a in after.decode(texts)] == [b.token_ids for b in before.decode(texts)]
 
 
 def test_a_rule_that_is_not_fitted_makes_no_ensemble(write, experts, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match="'calibrated' must be fitted"):
-        Ensemble(experts, ALPHAS, "calibrated", tokenizer, FORM)
+        Ensemble.of(experts, ALPHAS, "calibrated", tokenizer, FORM)
     with pytest.raises(ConfigError, match="'calibrated' must be fitted"):
         write(rule="calibrated")
     assert not (tmp_path / "ensemble").exists()
@@ -116,15 +117,15 @@ def test_an_expert_folder_is_an_ordinary_model(write, experts):
 
 
 def test_text_prompts_get_the_start_token_and_no_end_token(write, experts):
-    loaded = Ensemble.load(write())
+    loaded = Ensemble.from_pretrained(write(), engine="turns")
     assert loaded.prompts(["one plus two", "what"]) == [[1, 5, 9, 6], [1, 3]]
     direct = generate(
         experts, ALPHAS, "product", [[1, 5, 9, 6], [1, 3]], max_new_tokens=5, eos_token_ids=0, pad_token_id=0
     )
-    assert list(loaded.generate(["one plus two", "what"])) == list(direct)
-    assert all(len(a.token_ids) <= 2 for a in loaded.generate(["what"], max_new_tokens=2))
+    assert list(loaded.decode(["one plus two", "what"])) == list(direct)
+    assert all(len(a.token_ids) <= 2 for a in loaded.decode(["what"], max_new_tokens=2))
     with pytest.raises(ConfigError, match="max_new_tokens is 0"):
-        loaded.generate(["what"], max_new_tokens=0)
+        loaded.decode(["what"], max_new_tokens=0)
 
 
 def test_adapters_load_onto_their_base(tmp_path, make_expert, tokenizer):
@@ -144,11 +145,11 @@ def test_adapters_load_onto_their_base(tmp_path, make_expert, tokenizer):
     write_ensemble(
         folder, folders, [1.0, 2.0], "mean", tokenizer=tokenizer, task_format=FORM, base=str(base), kind="lora", meta={}
     )
-    loaded = Ensemble.load(folder)
+    loaded = Ensemble.from_pretrained(folder)
     for model, logits in zip(loaded.models, wanted, strict=True):
         torch.testing.assert_close(model(ids).logits, logits)
     assert not torch.allclose(wanted[0], wanted[1])
-    assert len(list(loaded.generate(["one plus", "two"]))) == 2
+    assert len(list(loaded.decode(["one plus", "two"]))) == 2
 
 
 def test_damaged_missing_or_half_written_experts_are_refused(write):
@@ -157,16 +158,16 @@ def test_damaged_missing_or_half_written_experts_are_refused(write):
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ModelError, match=r"not whole.*expert-2/model.safetensors is damaged"):
-        Ensemble.load(folder)
-    Ensemble.load(folder, verify=False)  # one flipped bit in a weight goes unnoticed when told not to look
+        Ensemble.from_pretrained(folder)
+    Ensemble.from_pretrained(folder, verify=False)  # one flipped bit in a weight goes unnoticed when told not to look
     weights.unlink()
     with pytest.raises(ModelError, match=r"expert-2/model.safetensors is missing"):
-        Ensemble.load(folder)
+        Ensemble.from_pretrained(folder)
     with pytest.raises(ModelError, match="no weights"):
-        Ensemble.load(folder, verify=False)
+        Ensemble.from_pretrained(folder, verify=False)
     shutil.rmtree(folder / "expert-2")
     with pytest.raises(ModelError, match="expert-2 is missing"):
-        Ensemble.load(folder)
+        Ensemble.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -193,12 +194,12 @@ def test_unusable_settings_are_refused(write, changes, error, words):
     folder = write()
     edit(folder, **changes)
     with pytest.raises(error, match=words):
-        Ensemble.load(folder)
+        Ensemble.from_pretrained(folder)
 
 
 def test_not_an_ensemble_folder(tmp_path, write):
     with pytest.raises(ModelError, match=r"holds no ensemble.*ensemw2s boost"):
-        Ensemble.load(tmp_path)
+        Ensemble.from_pretrained(tmp_path)
     folder = write()
     (folder / "ensemble.json").write_text("[1")
     with pytest.raises(ModelError, match="cannot read"):
@@ -208,28 +209,39 @@ def test_not_an_ensemble_folder(tmp_path, write):
         read_settings(folder)
 
 
-def test_experts_of_different_vocabularies_are_refused(write, make_expert, tokenizer):
-    from tokenizers import Tokenizer
-
+def test_a_padded_output_layer_still_shares_the_vocabulary(write, make_expert, experts, tokenizer):
+    """Same tokenizer means the same vocabulary map, not the same size: a matrix may be padded."""
     folder = write()
     wide = make_expert(3, vocab_size=20)
     shutil.rmtree(folder / "expert-2")
     save_model(wide, tokenizer, folder / "expert-2")
     write_checksums(folder)
+    loaded = Ensemble.from_pretrained(folder)
+    ids = torch.tensor([[1, 5, 9]])
+    one, two = (model(ids).logits[0, -1].double().softmax(-1) for model in (experts[0], wide))
+    shares = torch.tensor(ALPHAS, dtype=torch.float64) / sum(ALPHAS)
+    logs = torch.nn.functional.pad(one, (0, 4)).log().clamp(min=-1e30) * shares[0] + two.log() * shares[1]  # product
+    torch.testing.assert_close(loaded(ids).logits[0, -1].double(), logs.log_softmax(-1), atol=1e-5, rtol=1e-5)
     with pytest.raises(ModelError, match=r"different vocabularies \(sizes \[16, 20\]\)"):
-        Ensemble.load(folder)
+        Ensemble.of([experts[0], wide], ALPHAS)  # without a tokenizer nothing says that they mean the same
+
+
+def test_experts_of_different_vocabularies_are_refused(write, make_expert, tokenizer):
+    from tokenizers import Tokenizer
+
+    folder = write()
     other = json.loads(tokenizer.backend_tokenizer.to_str())
     other["model"]["vocab"] |= {"one": 6, "two": 5}  # equal size, other meaning
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(other))
     save_model(make_expert(3), tokenizer, folder / "expert-2")
     write_checksums(folder)
     with pytest.raises(ModelError, match="must share one vocabulary"):
-        Ensemble.load(folder)
+        Ensemble.from_pretrained(folder)
 
 
 def test_tokenizer_larger_than_the_experts_is_refused(make_expert, tokenizer):
     with pytest.raises(ModelError, match="tokenizer has 14 tokens, the experts know 8"):
-        Ensemble([make_expert(1, vocab_size=8)], [1.0], "mean", tokenizer, FORM)
+        Ensemble.of([make_expert(1, vocab_size=8)], [1.0], "mean", tokenizer, FORM)
 
 
 def test_an_existing_folder_is_replaced_only_when_told(write):
@@ -238,7 +250,7 @@ def test_an_existing_folder_is_replaced_only_when_told(write):
     with pytest.raises(CacheError, match="exists already"):
         write()
     write(base="another", replace=True)
-    assert Ensemble.load(folder).meta["base"] == "another"
+    assert Ensemble.from_pretrained(folder).meta["base"] == "another"
     assert not (folder / "left over").exists()
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -262,7 +274,7 @@ def test_a_failed_rewrite_leaves_the_old_ensemble(write, tokenizer, monkeypatch)
         )  # fmt: skip
     monkeypatch.undo()
     assert read_settings(folder) == before
-    Ensemble.load(folder)
+    Ensemble.from_pretrained(folder)
 
 
 def test_experts_of_the_replaced_ensemble_can_be_reused(write, tokenizer):
@@ -271,7 +283,7 @@ def test_experts_of_the_replaced_ensemble_can_be_reused(write, tokenizer):
         folder, [folder / "expert-2"], [1.0], "mean", tokenizer=tokenizer, task_format=FORM, base="x", kind="full",
         meta={}, replace=True,
     )  # fmt: skip
-    assert len(Ensemble.load(folder).models) == 1
+    assert len(Ensemble.from_pretrained(folder).models) == 1
 
 
 def test_nothing_is_written_for_unusable_alphas_or_rules(tmp_path, tokenizer):

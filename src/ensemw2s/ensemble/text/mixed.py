@@ -100,7 +100,7 @@ class TextEnsemble:
         rule: a name in :data:`~ensemw2s.ensemble.combine.RULES`, or an opened rule; used on log-probabilities
             ``[expert, 1, candidate]`` or ``[expert, 1, 257]``.
         mode: "union" or "bytes".
-        top_k: proposals an expert and step, mode "union" only.
+        top_k: proposals an expert and step; mode "bytes" has no use for it.
         epsilon: share of each byte's probability that may be pruned, mode "bytes" only; 0 is exact, and grows
             exponentially with the text. See :class:`~ensemw2s.ensemble.text.marginal.ByteModel`.
 
@@ -136,7 +136,7 @@ class TextEnsemble:
             for model, tokenizer in zip(models, tokenizers, strict=True)
         ]
         smallest = min(len(vocabulary.order) for vocabulary in self.vocabularies)
-        if not 1 <= top_k <= smallest:
+        if top_k < 1 or (mode == "union" and top_k > smallest):
             raise ConfigError(f"top_k is {top_k}: allowed are 1 to {smallest}, the tokens of the smallest vocabulary")
         self._readers = [Reader(model) for model in models]
 

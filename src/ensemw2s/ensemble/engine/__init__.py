@@ -1,0 +1,1 @@
+"""The forward passes of all experts of an ensemble, as few and as large as their kind allows."""

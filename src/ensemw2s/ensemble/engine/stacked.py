@@ -1,0 +1,184 @@
+"""LoRA experts on one shared base: one forward pass serves all of them.
+
+Rows are expert-major (row t · batch + b is row b for expert t), so the base's product runs once over all rows, and the
+adapters are two batched products without any gather: Y_t = X_t W + (X_t A_t) B_t, t = 1 .. T.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ensemw2s.ensemble.engine.adapters import Adapter, stack_layer
+from ensemw2s.ensemble.engine.packed import PackedLinear, can_pack, linear_parts, worth_packing
+from ensemw2s.errors import ModelError
+
+# All experts' A side by side cost rows · T · r · in products instead of rows · r · in: up to this T · r that is little.
+_WIDEST_JOINED = 128
+
+
+class Switch:
+    """Which expert the stack stands for: all of them side by side (None), or one alone."""
+
+    def __init__(self) -> None:
+        self.expert: int | None = None
+
+    @contextlib.contextmanager
+    def at(self, expert: int) -> Iterator[None]:
+        """One expert alone inside the block."""
+        before, self.expert = self.expert, expert
+        try:
+            yield
+        finally:
+            self.expert = before
+
+
+class StackedLinear(nn.Module):
+    """A linear layer with the adapters of all experts.
+
+    Args:
+        base: any module from ``[..., in]`` to ``[..., out]`` (quantised ones too).
+        a: ``[expert, in, r]``.
+        b: ``[expert, r, out]``, scaled.
+        switch: shared by all layers of the stack.
+    """
+
+    a: Tensor
+    b: Tensor
+
+    def __init__(self, base: nn.Module, a: Tensor, b: Tensor, switch: Switch) -> None:
+        super().__init__()
+        self.base, self.switch = base, switch
+        self.register_buffer("a", a, persistent=False)
+        self.register_buffer("b", b, persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's."""
+        return self.base.weight  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[expert · batch, ..., in]`` -> ``[expert · batch, ..., out]``; alone ``[batch, ..., out]``."""
+        y: Tensor = self.base(x)
+        a, b, expert = self.a, self.b, self.switch.expert
+        if expert is not None:
+            return y + torch.matmul(torch.matmul(x.to(a.dtype), a[expert]), b[expert]).to(y.dtype)
+        experts = a.shape[0]
+        inside = torch.bmm(x.reshape(experts, -1, x.shape[-1]).to(a.dtype), a)
+        flat = y.reshape(experts, -1, y.shape[-1])
+        if torch.is_inference_mode_enabled() and flat.dtype == b.dtype:
+            return flat.baddbmm_(inside, b).view(y.shape)
+        return torch.baddbmm(flat, inside, b.to(flat.dtype)).view(y.shape)
+
+
+class JoinedLinear(nn.Module):
+    """The same on the CPU with the adapters of all experts side by side in two packed products.
+
+    Every row is multiplied with every expert's A, and what is not its own is masked; that wastes arithmetic where
+    arithmetic is idle, and saves the batched products' overhead. Faster in bfloat16, slower in float32.
+
+    Args:
+        base: any module from ``[..., in]`` to ``[..., out]``.
+        a: ``[expert, in, r]``.
+        b: ``[expert, r, out]``, scaled.
+        switch: shared by all layers of the stack.
+    """
+
+    own: Tensor
+
+    def __init__(self, base: nn.Module, a: Tensor, b: Tensor, switch: Switch) -> None:
+        super().__init__()
+        experts, _, rank = a.shape
+        self.base, self.switch, self.experts = base, switch, experts
+        self.inside = PackedLinear(a.transpose(1, 2).reshape(experts * rank, -1), None)
+        self.outside = PackedLinear(b.reshape(experts * rank, -1).t(), None)
+        own = torch.eye(experts, dtype=a.dtype).repeat_interleave(rank, dim=1)
+        self.register_buffer("own", own, persistent=False)  # [expert, expert · r]
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's."""
+        return self.base.weight  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As :class:`StackedLinear`."""
+        y, inside, expert = self.base(x), self.inside(x), self.switch.expert
+        if expert is not None:
+            return self.outside.added(inside * self.own[expert], y)
+        split = inside.reshape(self.experts, -1, inside.shape[-1]) * self.own[:, None]
+        return self.outside.added(split.view(inside.shape), y)
+
+
+def stack_adapters(base: nn.Module, adapters: list[Adapter], switch: Switch, *, pack: bool) -> None:
+    """Put the adapters of all experts on their base, in place.
+
+    Args:
+        base: a causal LM in evaluation mode; its own weights are not copied.
+        adapters: one an expert; their layers and ranks may differ.
+        switch: which of them a forward pass is for.
+        pack: replace the weights of adapted layers by packed ones where the platform has them.
+
+    Raises:
+        ModelError: an adapter names a layer that the base does not have, or of another size.
+    """
+    for layer in sorted(_layers_of(base) | {name for adapter in adapters for name in adapter.scaling}):
+        parent, name = _place(base, layer)
+        child = getattr(parent, name)
+        bare = child.base if isinstance(child, (StackedLinear, JoinedLinear)) else child
+        if not any(layer in adapter.scaling for adapter in adapters):  # the last expert with an adapter here has left
+            setattr(parent, name, bare)
+            continue
+        like = _like(bare, base)
+        a, b = stack_layer(adapters, layer, like)
+        wide = _width(bare)
+        if (a.shape[1], b.shape[2]) != wide:
+            raise ModelError(
+                f"an adapter's layer {layer} maps {a.shape[1]} to {b.shape[2]} values, the base's {wide[0]} to "
+                f"{wide[1]}: give the base model that it was trained on"
+            )
+        setattr(parent, name, _stacked(bare, a, b, switch, pack))
+
+
+def _layers_of(base: nn.Module) -> set[str]:
+    """Layers that are stacked already."""
+    return {name for name, layer in base.named_modules() if isinstance(layer, (StackedLinear, JoinedLinear))}
+
+
+def _like(layer: nn.Module, base: nn.Module) -> Tensor:
+    """A tensor of the dtype in which the layer's product is made, on its device."""
+    if isinstance(layer, PackedLinear):
+        return torch.empty(0, dtype=layer.dtype)
+    own = next(layer.parameters(), None)
+    return own if own is not None and own.is_floating_point() else next(base.parameters())
+
+
+def _width(layer: nn.Module) -> tuple[int, int]:
+    plain = linear_parts(layer)
+    if plain is not None:
+        return plain[0].shape[1], plain[0].shape[0]
+    return int(layer.in_features), int(layer.out_features)  # type: ignore[arg-type]
+
+
+def _stacked(layer: nn.Module, a: Tensor, b: Tensor, switch: Switch, pack: bool) -> nn.Module:
+    plain = linear_parts(layer)
+    if pack and plain is not None and can_pack(plain[0].dtype, plain[0].device) and worth_packing(plain[0]):
+        layer = PackedLinear(*plain)
+    narrow = a.shape[0] * a.shape[2] <= _WIDEST_JOINED
+    if isinstance(layer, PackedLinear) and layer.dtype == torch.bfloat16 and narrow:
+        return JoinedLinear(layer, a, b, switch)
+    return StackedLinear(layer, a, b, switch)
+
+
+def _place(base: nn.Module, layer: str) -> tuple[nn.Module, str]:
+    """The module that holds a layer, and the layer's name in it."""
+    path, _, name = layer.rpartition(".")
+    try:
+        parent = base.get_submodule(path)
+    except AttributeError:
+        parent = None
+    if parent is None or not isinstance(getattr(parent, name, None), nn.Module):
+        raise ModelError(f"an adapter is for a layer {layer}, which its base model does not have: give the right base")
+    return parent, name
