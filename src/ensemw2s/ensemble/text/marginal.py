@@ -8,8 +8,8 @@ normalised again.) Joining the bytes of the tokens pushes it forward to a distri
                            without the last token do not reach its end
 
 and P(next byte b | x) = P(xb) / P(x). All covers are summed, canonical tokenizations or not. That is the "covering" of
-Vieira et al. 2024, "From language models over tokens to language models over characters" (arXiv 2412.03719), section 3;
-Phan et al. 2024, "Exact byte-level probabilities from tokenized language models" (arXiv 2410.09303) sum over the valid
+Vieira et al. 2024, "From language models over tokens to language models over characters" (arXiv 2412.03719);
+Phan et al. 2024, "Exact byte-level probabilities from tokenized language models" (arXiv 2410.09303), sum over the valid
 covers only, which agrees where invalid tokenizations have no probability.
 
 Sequences longer than the model's context count as impossible; what they hold is reported with what was pruned.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,77 +12,19 @@ from torch import Tensor
 
 from ensemw2s.ensemble.combine import MixRule, check_alphas, open_rule
 from ensemw2s.ensemble.experts import end_tokens, evaluating, vocabulary_size
-from ensemw2s.ensemble.sampling import check_sampling, row_uniforms, sample
+from ensemw2s.ensemble.sampling import check_sampling, row_uniforms
 from ensemw2s.ensemble.text import utf8
 from ensemw2s.ensemble.text.marginal import END as END_BYTE
 from ensemw2s.ensemble.text.marginal import ByteModel, Covers
 from ensemw2s.ensemble.text.reading import Reader
+from ensemw2s.ensemble.text.saying import Choice, Progress, TextDecoded
 from ensemw2s.ensemble.text.union import END, UnionExpert, union_of
 from ensemw2s.ensemble.text.vocabulary import ByteVocabulary
 from ensemw2s.errors import ConfigError, DataError, ModelError, nearest
 
+__all__ = ["Mode", "TextDecoded", "TextEnsemble"]
+
 Mode = Literal["union", "bytes"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TextDecoded:
-    """One answer.
-
-    Attributes:
-        text: what follows the prompt, without the stop string.
-        finished: ended by the experts or a stop string; otherwise by the length limit, the end of a context, or because
-            nothing was left that all experts can say.
-        log_prob: sum of the mixture's log-probabilities (nats) of what was chosen, the end included; under sampling too
-            the mixture's own, before temperature and top-p. In mode "bytes" that of the text itself, in mode "union" of
-            the choices among each step's candidates.
-        steps: choices made: candidates or bytes, the end included.
-    """
-
-    text: str
-    finished: bool
-    log_prob: float
-    steps: int
-
-
-@dataclasses.dataclass(slots=True)
-class _Progress:
-    """What is said so far of one answer."""
-
-    data: bytes = b""
-    state: int = utf8.BETWEEN
-    log_prob: float = 0.0
-    steps: int = 0
-    finished: bool = False
-
-    def add(self, chosen: bytes, log_prob: float) -> None:
-        self.data += chosen
-        self.state = utf8.walk(self.state, chosen)
-        self.log_prob += log_prob
-        self.steps += 1
-
-    def stopped(self, stop: Sequence[bytes]) -> bool:
-        """Whether a stop string has been said; it and what follows is then cut off."""
-        places = [place for place in (self.data.find(word) for word in stop) if place >= 0]
-        if places:
-            self.data, self.finished = self.data[: min(places)], True
-        return bool(places)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Choice:
-    """How one of several is chosen; ``uniforms`` ``[step]`` for sampling."""
-
-    limit: int
-    stop: tuple[bytes, ...]
-    uniforms: Tensor | None
-    temperature: float
-    top_p: float
-
-    def pick(self, mixed: Tensor, step: int) -> int:
-        """A place in ``mixed`` ``[m]``: the likeliest, the first of equal ones, or one drawn."""
-        if self.uniforms is None:
-            return int(mixed.argmax())
-        return int(sample(mixed[None], self.uniforms[step : step + 1], self.temperature, self.top_p)[0])
 
 
 class TextEnsemble:
@@ -182,7 +123,7 @@ class TextEnsemble:
         with evaluating(self.models):
             for row, prompt in enumerate(prompts):
                 uniforms = row_uniforms(seed, [str(row)], max_new_bytes)[0] if do_sample else None
-                choice = _Choice(max_new_bytes, stops, uniforms, temperature, top_p)
+                choice = Choice(max_new_bytes, stops, uniforms, temperature, top_p)
                 if self.mode == "union":
                     answers.append(self._generate_union(prompt, choice))
                     continue
@@ -245,8 +186,8 @@ class TextEnsemble:
                 )
         return [cover for cover in after if cover is not None]
 
-    def _generate_bytes(self, covers: list[Covers], choice: _Choice) -> TextDecoded:
-        models, said = self._byte_models(), _Progress()
+    def _generate_bytes(self, covers: list[Covers], choice: Choice) -> TextDecoded:
+        models, said = self._byte_models(), Progress()
         prefix = torch.zeros((len(models), 1), dtype=torch.float64)
         for step in range(choice.limit):
             log_probs = self._next_bytes(models, covers)
@@ -261,19 +202,19 @@ class TextEnsemble:
                 said.finished = True
                 break
             said.add(bytes([chosen]), float(mixed[chosen]))
-            if said.stopped(choice.stop) or step == choice.limit - 1:
+            if said.stopped(choice.stop, choice.limit) or step == choice.limit - 1:
                 break
             prefix = prefix + log_probs[:, :, chosen]
             after = [model.advance(cover, chosen) for model, cover in zip(models, covers, strict=True)]
             covers = [cover for cover in after if cover is not None]
             if len(covers) < len(models):
                 break  # the end of a context
-        return TextDecoded(utf8.whole_text(said.data), said.finished, said.log_prob, said.steps)
+        return said.result(choice.limit)
 
-    def _generate_union(self, prompt: str, choice: _Choice) -> TextDecoded:
+    def _generate_union(self, prompt: str, choice: Choice) -> TextDecoded:
         pairs = zip(self._readers, self.vocabularies, strict=True)
         experts = [UnionExpert(reader, vocabulary, prompt) for reader, vocabulary in pairs]
-        said = _Progress()
+        said = Progress()
         prefix = torch.zeros((len(experts), 1), dtype=torch.float64)
         while len(said.data) < choice.limit and not any(expert.full for expert in experts):
             candidates, runs = union_of(experts, self.top_k, said.state)
@@ -284,12 +225,12 @@ class TextEnsemble:
             place = choice.pick(mixed, said.steps)
             said.add(candidates[place], float(mixed[place]))
             said.finished = candidates[place] == END
-            if said.finished or said.stopped(choice.stop) or len(said.data) >= choice.limit:
+            if said.finished or said.stopped(choice.stop, choice.limit) or len(said.data) >= choice.limit:
                 break
             prefix = prefix + torch.stack([joint[place] for joint, _ in scores])[:, None]
             for expert, spelled in zip(experts, runs, strict=True):
                 expert.append(candidates[place], spelled[place])
-        return TextDecoded(utf8.whole_text(said.data[: choice.limit]), said.finished, said.log_prob, said.steps)
+        return said.result(choice.limit)
 
 
 def _text_bytes(state: int) -> Tensor:
