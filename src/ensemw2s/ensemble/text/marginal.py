@@ -111,7 +111,7 @@ class ByteModel:
 
     def _distribution(self, logits: torch.Tensor) -> tuple[Floats, Floats]:
         """Probabilities of the tokens with bytes ``[m, n]`` and log-probability of the end ``[m]``, float64."""
-        logits = logits.double().cpu()
+        logits = logits.cpu().double()  # in this order: not every device has float64
         words = logits[:, torch.from_numpy(self.vocabulary.order)]
         ends = logits[:, list(self.vocabulary.end_ids)]
         log_probs = torch.log_softmax(torch.cat([words, ends], dim=1), dim=1)

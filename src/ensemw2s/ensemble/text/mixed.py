@@ -106,7 +106,7 @@ class TextEnsemble:
 
         Raises:
             ConfigError: a setting out of range, an empty stop text, or ``epsilon`` too small for the text's length.
-            DataError: an empty prompt, one longer than a context, or impossible for an expert.
+            DataError: prompts that are one text, an empty prompt, one longer than a context or impossible for an expert.
             ModelError: a tokenizer that does not spell a prompt.
         """
         if max_new_bytes < 1:
@@ -114,6 +114,8 @@ class TextEnsemble:
         if isinstance(stop, str) or not all(stop):
             raise ConfigError(f"stop is {stop!r}: give a list of texts that are not empty, or leave it out")
         check_sampling(temperature, top_p)
+        if isinstance(prompts, str):
+            raise DataError(f"prompts is the text {prompts[:40]!r}: give a list of texts")
         for prompt in prompts:
             _check_prompt(prompt)
         stops = tuple(word.encode("utf-8") for word in stop)

@@ -73,7 +73,7 @@ class UnionExpert:
 
     def _distribution(self, logits: Tensor) -> Tensor:
         """Log-probabilities ``[..., width]``, float64 on the CPU, of the tokens that have bytes or end the text."""
-        return torch.log_softmax(logits.double().cpu().masked_fill(~self._allowed, -math.inf), dim=-1)
+        return torch.log_softmax(logits.cpu().double().masked_fill(~self._allowed, -math.inf), dim=-1)
 
     def propose(self, k: int, state: int) -> list[bytes]:
         """The k likeliest tokens as bytes, by token id; none that UTF-8 forbids in ``state``.

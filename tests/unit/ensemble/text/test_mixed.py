@@ -152,7 +152,9 @@ def test_choices_are_candidates_and_their_log_probs_add_up(pair: Any, monkeypatc
         return found
 
     monkeypatch.setattr(mixed, "union_of", spy)
-    (said,) = TextEnsemble(*pair, [1.0, 1.0], top_k=2).generate(["ab"], max_new_bytes=9, do_sample=True, temperature=5.0, seed=6)
+    (said,) = TextEnsemble(*pair, [1.0, 1.0], top_k=2).generate(
+        ["ab"], max_new_bytes=9, do_sample=True, temperature=5.0, seed=6
+    )
     assert said.steps == len(unions) > 2
     left = {said.text.encode()}
     for candidates in unions:  # some way through the candidates spells what was said
@@ -275,6 +277,7 @@ def test_bad_settings(changes: dict[str, Any], error: type[EnsemW2SError], match
     ("changes", "error", "match"),
     [
         ({"prompts": ["a", ""]}, DataError, "empty prompt"),
+        ({"prompts": "ab"}, DataError, "prompts is the text 'ab'"),
         ({"prompts": ["a" * 90]}, DataError, "the prompt 'aaa.*at most 32 fit the model"),
         ({"prompts": ["a\ud800"]}, DataError, "surrogate"),
         ({"prompts": ["az"]}, ModelError, "does not spell the text back"),
