@@ -106,7 +106,7 @@ class TextEnsemble:
 
         Raises:
             ConfigError: a setting out of range, an empty stop text, or ``epsilon`` too small for the text's length.
-            DataError: prompts that are one text, an empty prompt, one longer than a context or impossible for an expert.
+            DataError: one text for prompts, an empty prompt, one longer than a context or impossible for an expert.
             ModelError: a tokenizer that does not spell a prompt.
         """
         if max_new_bytes < 1:
