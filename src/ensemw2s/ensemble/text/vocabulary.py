@@ -142,7 +142,7 @@ class ByteVocabulary:
                 left -= len(self.tokens[ids[place]]) if ids[place] < len(self.tokens) else 0
                 if left <= 0:
                     run = ids[place:]
-                    if left == 0 and b"".join(self.tokens[number] for number in run) == data:
+                    if b"".join(self.tokens[number] for number in run) == data:
                         return run
                     break
         return self._fewest(data)

@@ -188,6 +188,9 @@ def test_a_tokenizer_that_changes_text_is_named() -> None:
     assert words.encode("ab").lead == b""
     with pytest.raises(ModelError, match="tokenizer 'toy' does not spell the text back"):
         words.encode("aB")
+    inner.normalizer = normalizers.Prepend("b")  # a space before the text is known, other additions are not
+    with pytest.raises(ModelError, match="b'a' became b'ba'"):
+        vocabulary(fast(inner, unk_token="<unk>")).encode("a")
     with pytest.raises(DataError, match="surrogate"):
         words.encode("a\ud800")
 
