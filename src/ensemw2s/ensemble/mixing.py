@@ -19,15 +19,16 @@ _LAST, _PAST = "last", "past"  # a cache's notes
 class Mixer:
     """Mixes one call's logits.
 
-    Rules that ask for each expert's log-probability of the answer so far get it from the cache's notes (the first
-    call is the prompt, the tokens of later calls are the answer), or without a cache from ``prompt_lengths``.
+    Rules that ask for each expert's log-probability of the answer so far get it from the tokens behind
+    ``prompt_lengths``, those of earlier calls from the cache's notes. Without ``prompt_lengths`` the first call with a
+    cache is the prompt and the tokens of later calls are the answer; without either all is prompt.
 
     Args:
         rule: opened.
         alphas: ``[expert]``, any scale.
         input_ids: int64 ``[batch, seq]`` of this call.
-        cache: of this call, or None.
-        prompt_lengths: int64 ``[batch]``, or None: all is prompt.
+        cache: of this call before its forward pass, or None.
+        prompt_lengths: int64 ``[batch]``, columns before the answer counted from the first call's first, or None.
     """
 
     def __init__(
@@ -38,13 +39,30 @@ class Mixer:
         cache: EnsembleCache | None,
         prompt_lengths: Tensor | None,
     ) -> None:
-        self.rule, self.ids, self.cache, self.prompt_lengths = rule, input_ids, cache, prompt_lengths
+        self.rule, self.ids, self.cache = rule, input_ids, cache
+        self.prompt_lengths = prompt_lengths if rule.needs_prefix else None
         self.alphas = torch.tensor(alphas, dtype=torch.float64)
+        self.start = 0  # tokens of earlier calls; asked for only where it matters, since it may wait for the device
+        if self.prompt_lengths is not None and cache is not None:
+            self.start = cache.get_seq_length()
+        self.cut_here = False
 
     def columns(self, keep: int | Tensor) -> int | Tensor:
         """Which logits are needed for those that are wanted: all, where the rule scores the tokens in between."""
-        scores = self.rule.needs_prefix and self.ids.shape[1] > 1
-        return 0 if scores and (self._answering() or self.prompt_lengths is not None) else keep
+        if not self.rule.needs_prefix or self.ids.shape[1] == 1:
+            return keep
+        later = isinstance(keep, Tensor) and self.cache is not None  # a later call asks for the last column's
+        self.cut_here = later or not self._covers(keep)
+        return 0 if self.cut_here else keep
+
+    def _covers(self, keep: int | Tensor) -> bool:
+        """Whether the wanted columns predict every token of the answer in this call."""
+        if self.prompt_lengths is None:
+            return not self._answering()
+        behind = self.start + self.ids.shape[1] - int(self.prompt_lengths.min())  # tokens of the answer, at the most
+        if behind <= 0:
+            return True
+        return not self._answering() and isinstance(keep, int) and 0 < behind < keep
 
     def _answering(self) -> bool:
         return self.cache is not None and _LAST in self.cache.notes
@@ -60,30 +78,39 @@ class Mixer:
             return self._mix(logits, None)
         log_probs = log_distribution(logits, torch.float32)
         prefix = self._prefix(log_probs)
-        if self.cache is not None:
-            self.cache.notes = {_LAST: log_probs, _PAST: prefix}
-        if isinstance(keep, Tensor) and log_probs.shape[2] == self.ids.shape[1]:
+        if self.cache is not None:  # and of what was before this call, should all of it be taken back
+            older = {name: [pieces[-1][:, :, -1:]] for name, pieces in self.cache.notes.items()}
+            self.cache.notes = {
+                _LAST: [*older.get(_LAST, []), log_probs],
+                _PAST: [*older.get(_PAST, []), prefix],
+            }
+        if self.cut_here and isinstance(keep, Tensor):
             log_probs, prefix = log_probs[:, :, keep], prefix[:, :, keep]
-        elif isinstance(keep, int) and keep:
+        elif self.cut_here and keep:
             log_probs, prefix = log_probs[:, :, -keep:], prefix[:, :, -keep:]
         return self._mix(log_probs, prefix)
 
     def _prefix(self, log_probs: Tensor) -> Tensor:
         """Each expert's log-probability of the answer before every column: ``[expert, batch, columns]``."""
         none = torch.zeros(log_probs.shape[:3], dtype=widest(log_probs.device), device=log_probs.device)
+        ids = self.ids[:, -log_probs.shape[2] :]  # what was left out before them is prompt
+        first = self.start + self.ids.shape[1] - ids.shape[1]  # their first column, counted from the first call's
         if self._answering():
             assert self.cache is not None
-            before, past = self.cache.notes[_LAST][:, :, -1:], self.cache.notes[_PAST][:, :, -1:]
-            seen = torch.cat([before, log_probs[:, :, :-1]], dim=2)  # each token of this call was predicted by these
-            said = seen.gather(-1, self.ids.expand(len(seen), -1, -1)[..., None])[..., 0]
-            return past + said.to(none).cumsum(dim=-1)
-        if self.prompt_lengths is None or self.cache is not None:
-            return none
-        said = log_probs[:, :, :-1].gather(-1, self.ids[:, 1:].expand(len(log_probs), -1, -1)[..., None])[..., 0]
-        columns = torch.arange(1, self.ids.shape[1], device=self.ids.device)
-        answer = columns >= self.prompt_lengths.to(self.ids.device)[:, None]  # [batch, seq - 1]
-        none[:, :, 1:] = torch.where(answer, said.to(none), 0.0).cumsum(dim=-1)
+            before, past = (self.cache.notes[name][-1][:, :, -1:] for name in (_LAST, _PAST))
+            # Each token of this call was predicted by these.
+            return past + self._said(torch.cat([before, log_probs[:, :, :-1]], dim=2), ids, first).to(none).cumsum(-1)
+        if self.prompt_lengths is not None:
+            none[:, :, 1:] = self._said(log_probs[:, :, :-1], ids[:, 1:], first + 1).to(none).cumsum(dim=-1)
         return none
+
+    def _said(self, seen: Tensor, ids: Tensor, first: int) -> Tensor:
+        """Log-probabilities ``[expert, batch, n]`` of tokens ``[batch, n]`` by what predicted them; 0 in the prompt."""
+        said = seen.gather(-1, ids.expand(len(seen), -1, -1)[..., None])[..., 0]
+        if self.prompt_lengths is None:
+            return said
+        columns = torch.arange(first, first + ids.shape[1], device=ids.device)
+        return torch.where(columns >= self.prompt_lengths.to(ids.device)[:, None], said, 0.0)
 
     def _mix(self, logits: Tensor, prefix: Tensor | None) -> Tensor:
         """Part by part over positions."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,8 @@ class EnsembleCache(Cache):
         super().__init__(layers=[])
         self.parts, self.copies = list(parts), copies
         self.rows = 0  # of the batch; the bank sets it with every forward
-        self.notes: dict[str, Any] = {}  # what a combine rule remembers of the answer so far
+        # What a combine rule remembers of the last tokens: [expert, batch, tokens, ...] in pieces, one after the other.
+        self.notes: dict[str, list[Tensor]] = {}
 
     def _expert_major(self, index: Tensor) -> Tensor:
         """Rows of the batch as rows of a part."""
@@ -36,7 +36,7 @@ class EnsembleCache(Cache):
         index = self._expert_major(beam_idx)
         for part in self.parts:
             part.reorder_cache(index.to(beam_idx.device))
-        self.notes = {name: value[:, beam_idx] for name, value in self.notes.items()}
+        self.notes = {name: [piece[:, beam_idx] for piece in pieces] for name, pieces in self.notes.items()}
         self.rows = len(beam_idx)
 
     batch_select_indices = reorder_cache
@@ -45,13 +45,21 @@ class EnsembleCache(Cache):
         """Every row ``repeats`` times, side by side."""
         for part in self.parts:
             part.batch_repeat_interleave(repeats)  # expert-major rows stay expert-major
-        self.notes = {name: value.repeat_interleave(repeats, dim=1) for name, value in self.notes.items()}
+        self.notes = {
+            name: [piece.repeat_interleave(repeats, dim=1) for piece in pieces] for name, pieces in self.notes.items()
+        }
         self.rows *= repeats
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens, their number given as a negative one (the only form transformers takes)."""
+        """Forget the last tokens, their number given as a negative one (the only form transformers takes).
+
+        What a rule remembers reaches back to the token before the last call; what is read after a longer way back
+        counts as prompt.
+        """
         for part in self.parts:
             part.crop(tokens_to_remove)
+        kept = {name: _without_last(pieces, -tokens_to_remove) for name, pieces in self.notes.items()}
+        self.notes = kept if all(kept.values()) else {}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens held."""
@@ -96,3 +104,13 @@ class EnsembleCache(Cache):
     def batch_size(self) -> int:
         """Rows of the batch."""
         return self.rows
+
+
+def _without_last(pieces: list[Tensor], columns: int) -> list[Tensor]:
+    """Pieces ``[expert, batch, tokens, ...]`` less so many tokens at their end; none left where that is all."""
+    kept = list(pieces)
+    while kept and columns >= kept[-1].shape[2]:
+        columns -= kept.pop().shape[2]
+    if kept and columns:
+        kept[-1] = kept[-1][:, :, :-columns]
+    return kept
