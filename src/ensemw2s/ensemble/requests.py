@@ -17,6 +17,9 @@ _IGNORED = (
     "gguf_file", "quantization_config", "autogptq", "subfolder", "state_dict", "code_revision",
 )  # fmt: skip
 
+# What transformers writes into a configuration where nobody chose; it cuts it to the vocabulary itself.
+_TOP_K = 50
+
 
 @dataclasses.dataclass(frozen=True)
 class Loading:
@@ -79,7 +82,8 @@ def check_request(
             f"token id {low if low < 0 else high} is not in the vocabulary of {vocabulary}: use the ensemble's own "
             "tokenizer"
         )
-    top_k = options.get("top_k", getattr(generation_config, "top_k", None))
+    configured = getattr(generation_config, "top_k", None)
+    top_k = options.get("top_k", None if configured == _TOP_K else configured)
     if top_k is not None and not 0 <= top_k <= vocabulary:
         raise ConfigError(f"top_k is {top_k}: allowed are 0 (off) to {vocabulary}, the size of the vocabulary")
     beams = options.get("num_beams", getattr(generation_config, "num_beams", None))
