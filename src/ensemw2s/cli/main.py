@@ -53,9 +53,9 @@ def _root(
 
 
 def _register() -> None:
-    from ensemw2s.cli import boost, evaluate, generate, label, listing, rate, report, run, student, study
+    from ensemw2s.cli import boost, evaluate, generate, label, listing, lm_eval, rate, report, run, student, study
 
-    for module in (run, study, boost, label, student, evaluate, generate, rate, report, listing):
+    for module in (run, study, boost, label, student, evaluate, generate, rate, report, listing, lm_eval):
         module.register(app)
 
 
