@@ -63,15 +63,30 @@ class PackedLinear(nn.Module):
         found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, self.bias, "add")
         return found
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
-        """Hook of ``.to``, ``.half`` ...: packed weights cannot follow, so it is refused where they would have to."""
+    def check_move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Packed weights cannot follow ``.to``, ``.half`` ...: raises ModelError where they would have to."""
         probe = fn(torch.empty(0, dtype=self.dtype))
         if probe.device.type != "cpu" or probe.dtype != self.dtype:
             raise ModelError(
                 f"packed weights stay on the CPU as {self.dtype}: load again with the device and dtype you want, "
                 "or with pack=False"
             )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        """Hook of ``.to``, ``.half`` ..."""
+        self.check_move(fn)
         return super()._apply(fn, recurse)
+
+
+def check_moves(model: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
+    """Whether all packed weights of a model can follow, asked before any other tensor has moved.
+
+    Raises:
+        ModelError: they cannot.
+    """
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear):
+            layer.check_move(fn)
 
 
 def linear_parts(layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
