@@ -89,8 +89,9 @@ def parse_adapter(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Ada
     Raises:
         Unstackable: not LoRA, DoRA, biases, retrained modules, adapted embeddings, or layers that are not linear.
     """
-    if config.get("peft_type") not in ("LORA", None) and str(config.get("peft_type")) != "PeftType.LORA":
-        raise Unstackable(f"an adapter is {config.get('peft_type')}, not LORA")
+    kind = getattr(config.get("peft_type"), "value", config.get("peft_type"))  # an enumeration in a live model
+    if kind not in ("LORA", None):
+        raise Unstackable(f"an adapter is {kind}, not LORA")
     for key in ("use_dora", "alora_invocation_tokens", "layer_replication", "target_parameters", "use_qalora"):
         if config.get(key):
             raise Unstackable(f"an adapter uses {key}")
