@@ -128,7 +128,7 @@ class UnionExpert:
         same = next(
             (n for n, (a, b) in enumerate(zip(read, target, strict=False)) if a != b), min(len(read), len(target))
         )
-        same = min(same, len(target) - 1)  # the last token has to be read for its logits
+        # The target spells more bytes than were read, so at least its last token is new and gives the logits.
         if same < len(read):
             self.sequence = self.reader.cut(self.sequence, same)
         self.sequence, logits = self.reader.append(self.sequence, target[same:])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -195,3 +196,17 @@ def test_too_many_covers_say_so(
     monkeypatch.setattr(marginal, "MOST_ENTRIES", 20)
     with pytest.raises(ConfigError, match=r"epsilon is 0.0 and 'toy' has \d+ token sequences.*raise epsilon"):
         after(model, b"aaaaaa")
+
+
+def test_several_end_tokens_end_the_text_together(
+    make_tokenizer: Callable[..., Any], make_model: Callable[..., Any]
+) -> None:
+    lm = make_model(6, seed=1)
+    model = ByteModel(Reader(lm), ByteVocabulary(make_tokenizer(["a", "b", "ab", "c"]), 6, [1, 5]))
+    with torch.inference_mode():
+        logits = lm(torch.tensor([[0, 3]])).logits[0, -1]
+    expected = torch.softmax(logits[1:], dim=-1)  # of the start token, which is no text, nothing is left
+    found = np.exp(model.next(model.start("b")))
+    assert found[END] == pytest.approx(float(expected[0] + expected[4]), rel=1e-10)
+    assert found[ord("c")] == 0.0
+    assert found[ord("a")] == pytest.approx(float(expected[1] + expected[3]), rel=1e-10)
