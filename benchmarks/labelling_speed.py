@@ -29,6 +29,7 @@ from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.decoding import generate
 from ensemw2s.ensemble.naive import naive_generate
 from ensemw2s.labelling import label_stream
+from ensemw2s.labelling.stream import WINDOW
 from ensemw2s.models.loading import load_model, load_tokenizer
 from ensemw2s.world.buckets import draw_rows
 
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--cache-free", type=int, default=20)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--window", type=int, default=4096)
+    parser.add_argument("--window", type=int, default=WINDOW)
     parser.add_argument("--soft", type=int, default=0)
     parser.add_argument("--votes", action="store_true")
     parser.add_argument("--profile", action="store_true")

@@ -1,7 +1,7 @@
 """Rows from files of any size, one at a time: the same rows, ids and refusals as ``sources.read_rows``, in flat memory.
 
 What grows with the file is the set of ids seen so far; it lies in a private database file on disk (about 40 bytes a
-row, gone when the reading ends), of which a fixed few megabytes are in memory.
+row, gone when the reading ends), of which a fixed megabyte is in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ensemw2s.data.sources import _check_mapped, _column_names, _numbered, _row
 from ensemw2s.errors import DataError
 
 _PARQUET_ROWS = 1024  # of a Parquet file held at once
-_CACHE_KIB = 4096  # of the ids' database in memory
+_CACHE_KIB = 1024  # of the ids' database in memory
 _SAMPLE = 100  # rows kept to tell, at the end, which columns there were
 
 

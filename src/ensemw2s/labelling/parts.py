@@ -118,6 +118,16 @@ def write_part(table: Any, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", row_group_size=max(1, table.num_rows))
 
 
+def check_writing() -> None:
+    """Write one row to memory: a library that is missing shows now, and takes its memory now, not after a window."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    row = Row("row", "question", choices=("a", "b"), raw={"own": 1})
+    pq.write_table(part_table([row], {row.id: Label("a", 1.0, 1.0)}, None), io.BytesIO(), compression="zstd")
+
+
 def token_columns(table: Any) -> TokenColumns:
     """What ``part_table`` was given, from a table read back: its soft labels and tokens (votes are left aside).
 

@@ -1,0 +1,172 @@
+"""``ensemw2s label`` into a folder, as a user types it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ensemw2s.cli import main as cli
+
+COMMAND = [sys.executable, "-m", "ensemw2s.cli.main"]
+QUESTIONS = [{"question": f"What is {a} {b} {c} put from small to large?", "id": f"q{a}{b}{c}", "note": {"mine": a},
+              **({"choices": [f"{a} {b} {c}", f"{c} {b} {a}"], "answer": 0} if a % 2 else {})}
+             for a in range(10) for b in range(3) for c in range(2)]  # fmt: skip
+
+
+@dataclasses.dataclass
+class Done:
+    """What a command wrote."""
+
+    stdout: str
+    stderr: str
+
+
+def ensemw2s(*words: str, cwd: Path, code: int = 0) -> Done:
+    """The command line in this process: starting one takes seconds, and there are many."""
+    out, err, found = io.StringIO(), io.StringIO(), 0
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        before, sys.argv = sys.argv, ["ensemw2s", *words]
+        try:
+            cli.main()
+        except SystemExit as left:
+            found = int(left.code or 0)
+        finally:
+            sys.argv = before
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    assert found == code, out.getvalue() + err.getvalue()
+    return Done(out.getvalue(), err.getvalue())
+
+
+def refused(*words: str, cwd: Path) -> str:
+    error = ensemw2s(*words, cwd=cwd, code=2).stderr.strip().splitlines()
+    assert error[-1].startswith("error: "), error
+    return error[-1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions, and an ensemble of the built-in model twice."""
+    from ensemw2s.data.formatting import TaskFormat
+    from ensemw2s.ensemble.folder import write_ensemble
+    from ensemw2s.models.loading import load_tokenizer, model_folder
+
+    folder = tmp_path_factory.mktemp("label")
+    (folder / "pool.jsonl").write_text("".join(json.dumps(record) + "\n" for record in QUESTIONS))
+    weak = model_folder("w2s-weak")
+    write_ensemble(folder / "ens", [weak, weak], [1.0, 0.5], "mean", tokenizer=load_tokenizer("w2s-weak"),
+                   task_format=TaskFormat(max_new_tokens=8), base="w2s-weak", kind="full", meta={})  # fmt: skip
+    return folder
+
+
+LABEL = ("label", "--ensemble", "ens", "--in", "pool.jsonl", "--out")
+
+
+def records(folder: Path) -> list[dict]:
+    return [record for part in sorted(folder.glob("*.parquet")) for record in pq.read_table(part).to_pylist()]
+
+
+def test_a_folder_holds_the_labels_of_the_file_form(home: Path) -> None:
+    one = ensemw2s(*LABEL, "stream/", "--soft", "3", "--votes", cwd=home)
+    assert one.stdout.startswith("60 labels of 60 questions in stream/ (1 parts), 0 left out as unsure")
+    ensemw2s(*LABEL, "labels.jsonl", cwd=home)
+    lines = {r["id"]: r for r in map(json.loads, (home / "labels.jsonl").read_text().splitlines())}
+    found = records(home / "stream")
+    assert [r["id"] for r in found] == [r["id"] for r in QUESTIONS]
+    for record in found:
+        twin = lines[record["id"]]
+        assert (record["label"], json.loads(record["extra"])) == (twin["label"], {"note": twin["note"]})
+        assert record["confidence"] == pytest.approx(twin["confidence"], abs=2e-6)
+        assert record["agreement"] == pytest.approx(twin["agreement"], abs=2e-6)
+        assert {len(votes) for votes in record["votes"]} == {2}
+        assert {len(top) for top in record["top_ids"]} == {3}
+    # One table for whoever reads Parquet folders; what is ours beside the parts does not disturb them.
+    assert pq.read_table(home / "stream").num_rows == 60
+    again = ensemw2s(*LABEL, "stream/", "--soft", "3", "--votes", cwd=home)
+    assert "(1 parts, 1 of them found finished)" in again.stdout
+
+
+def test_a_student_trains_on_a_part(home: Path) -> None:
+    ensemw2s(*LABEL, "named", cwd=home)  # no ending: a folder
+    ensemw2s("student", "--strong", "w2s-strong", "--train", "named/part-00000.parquet", "--out", "stu", "--epochs", "1",
+             cwd=home)  # fmt: skip
+    assert (home / "stu" / "model.safetensors").is_file()
+
+
+def test_other_settings_or_questions_are_refused_and_restart_begins_anew(home: Path) -> None:
+    ensemw2s(*LABEL, "kept/", cwd=home)
+    assert "other settings (votes was false, now true)" in refused(*LABEL, "kept/", "--votes", cwd=home)
+    (home / "more.jsonl").write_text((home / "pool.jsonl").read_text() + '{"question": "One more?"}\n')
+    more = ("label", "--ensemble", "ens", "--in", "more.jsonl", "--out", "kept")
+    assert "holds labels of other questions: name another folder" in refused(*more, cwd=home)
+    assert "another ensemble" in refused("label", "--ensemble", "w2s-weak", *LABEL[3:], "kept", cwd=home)
+    assert "61 labels of 61 questions" in ensemw2s(*more, "--restart", cwd=home).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--out", "l.jsonl", "--votes"), "need a folder to write to, got l.jsonl: give a name that ends in /"),
+        (("--out", "l.csv", "--soft", "2"), "need a folder"),
+        (("--out", "new/", "--soft", "1000"), "soft_top_k is 1000: it must lie between 0"),
+        (("--out", "new/", "--min-confidence", "2"), "min_confidence must lie in [0, 1)"),
+        (("--out", "ens"), "holds files that are no labels of ours"),
+    ],
+)
+def test_one_line_a_mistake(home: Path, words: tuple[str, ...], told: str) -> None:
+    assert told in refused("label", "--ensemble", "ens", "--in", "pool.jsonl", *words, cwd=home)
+    assert not (home / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"question": "Again?", "id": "q000"}', "line 61: id 'q000' stands already at bad.jsonl, line 1"),
+        ('{"question": ""}', "line 61: the question is blank"),
+        ("{", "line 61: not JSON"),
+    ],
+)
+def test_a_bad_line_is_told_before_any_work(home: Path, line: str, told: str) -> None:
+    (home / "bad.jsonl").write_text((home / "pool.jsonl").read_text() + line + "\n")
+    words = ("label", "--ensemble", "no-such-model", "--in", "bad.jsonl", "--out", "new/")
+    assert told in refused(*words, cwd=home)
+    (home / "empty.jsonl").write_text("\n")
+    assert "holds no rows" in refused("label", "--ensemble", "ens", "--in", "empty.jsonl", "--out", "new/", cwd=home)
+    assert not (home / "new").exists()
+
+
+def test_questions_that_do_not_fit_are_counted(home: Path) -> None:
+    long = {"question": "What is " + "7 " * 400, "id": "endless"}
+    (home / "long.jsonl").write_text(json.dumps(QUESTIONS[0]) + "\n" + json.dumps(long) + "\n")
+    config = json.loads((home / "ens" / "task_format.json").read_text())
+    assert config["too_long"] == "cut"
+    done = ensemw2s("label", "--ensemble", "ens", "--in", "long.jsonl", "--out", "cut/", cwd=home)
+    assert "2 labels of 2 questions" in done.stdout  # cut from the left, as everywhere
+
+
+def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
+    (home / "many.jsonl").write_text(
+        "".join(json.dumps({"question": f"What is {n} {n + 1} 3 put from small to large?"}) + "\n" for n in range(6000))
+    )
+    words = ["label", "--ensemble", "ens", "--in", "many.jsonl", "--out", "many/", "--min-confidence", "0.01"]
+    child = subprocess.Popen([*COMMAND, *words], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list((home / "many").glob("_parts/*.json")) and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate()
+    assert child.returncode == 128 + signal.SIGINT
+    assert "To go on from there:\n  ensemw2s label --ensemble ens --in many.jsonl --out many/" in error
+    done = ensemw2s(*words, cwd=home)
+    assert " of 6000 questions in many/ (" in done.stdout
+    assert "of them found finished" in done.stdout
