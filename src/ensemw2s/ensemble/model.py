@@ -256,7 +256,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         )  # [expert, batch, kept, vocab]
         logits = raw[0] if as_one_model and len(raw) == 1 else mixer(raw, logits_to_keep if labels is None else 0)
         loss = None if labels is None else _loss(logits, labels)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)  # type: ignore[arg-type]
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
         return output if return_dict is not False else output.to_tuple()
 
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **options: Any) -> Any:

@@ -46,16 +46,35 @@ def sample(log_probs: Tensor, uniforms: Tensor, temperature: float, top_p: float
     Returns:
         Token ids int64 ``[batch]``.
     """
-    home = log_probs.device
-    if widest(home) != torch.float64:  # cumulative sums of a large vocabulary need float64: done on the CPU
-        log_probs, uniforms = log_probs.cpu(), uniforms.cpu()
+    return draw(shaped(log_probs, temperature, top_p), uniforms)
+
+
+def shaped(log_probs: Tensor, temperature: float, top_p: float) -> Tensor:
+    """The distribution that :func:`sample` draws from, float64 ``[..., vocab]``; arguments as there.
+
+    A device without float64 gets it on the CPU, where the cumulative sums of a large vocabulary stay exact enough.
+    """
+    if widest(log_probs.device) != torch.float64:
+        log_probs = log_probs.cpu()
     probs = torch.softmax(log_probs.double() / temperature, dim=-1)
-    order = None
     if top_p < 1:
-        probs, order = probs.sort(dim=-1, descending=True, stable=True)
-        before = probs.cumsum(dim=-1) - probs
-        probs = probs.masked_fill(before >= top_p, 0.0)
+        ranked, order = probs.sort(dim=-1, descending=True, stable=True)
+        before = ranked.cumsum(dim=-1) - ranked
+        kept = ranked.masked_fill(before >= top_p, 0.0)
+        probs = torch.zeros_like(probs).scatter(-1, order, kept)
+        probs = probs / probs.sum(dim=-1, keepdim=True)
+    return probs
+
+
+def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Token ids int64 ``[...]`` by inverting the cumulative distribution.
+
+    Args:
+        probs: float64 ``[..., vocab]``, unnormalised.
+        uniforms: ``[...]`` in [0, 1), float64 or the same numbers as float32.
+    """
+    home, uniforms = uniforms.device, uniforms.to(probs.device)
     cumulative = probs.cumsum(dim=-1)
-    points = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, points, right=True)  # the first whose cumulative exceeds the point
-    return (drawn if order is None else order.gather(-1, drawn))[:, 0].to(home)
+    points = uniforms.to(cumulative)[..., None] * cumulative[..., -1:]
+    # The first whose cumulative exceeds the point: one of probability 0 never does before its predecessor.
+    return torch.searchsorted(cumulative, points, right=True)[..., 0].to(home)

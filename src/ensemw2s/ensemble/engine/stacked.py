@@ -21,10 +21,11 @@ _WIDEST_JOINED = 128
 
 
 class Switch:
-    """Which expert the stack stands for: all of them side by side (None), or one alone."""
+    """What the stack stands for: all experts side by side, one alone, or the mean of their adapters."""
 
     def __init__(self) -> None:
         self.expert: int | None = None
+        self.weights: Tensor | None = None  # of the mean, [expert]
 
     @contextlib.contextmanager
     def at(self, expert: int) -> Iterator[None]:
@@ -34,6 +35,15 @@ class Switch:
             yield
         finally:
             self.expert = before
+
+    @contextlib.contextmanager
+    def mean(self, weights: Tensor) -> Iterator[None]:
+        """The mean of all adapters inside the block."""
+        self.weights = weights
+        try:
+            yield
+        finally:
+            self.weights = None
 
 
 class StackedLinear(nn.Module):
@@ -67,6 +77,9 @@ class StackedLinear(nn.Module):
         if expert is not None:
             return y + torch.matmul(torch.matmul(x.to(a.dtype), a[expert]), b[expert]).to(y.dtype)
         experts = a.shape[0]
+        if self.switch.weights is not None:
+            inside = torch.matmul(x.reshape(1, -1, x.shape[-1]).to(a.dtype), a)  # [expert, rows, r]
+            return y + torch.matmul(inside * self.switch.weights.to(a)[:, None, None], b).sum(0).view(y.shape).to(y)
         inside = torch.bmm(x.reshape(experts, -1, x.shape[-1]).to(a.dtype), a)
         flat = y.reshape(experts, -1, y.shape[-1])
         if torch.is_inference_mode_enabled() and flat.dtype == b.dtype:
@@ -108,6 +121,8 @@ class JoinedLinear(nn.Module):
         y, inside, expert = self.base(x), self.inside(x), self.switch.expert
         if expert is not None:
             return self.outside.added(inside * self.own[expert], y)
+        if self.switch.weights is not None:
+            return self.outside.added(inside * (self.switch.weights.to(self.own) @ self.own), y)
         split = inside.reshape(self.experts, -1, inside.shape[-1]) * self.own[:, None]
         return self.outside.added(split.view(inside.shape), y)
 
