@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,22 +140,34 @@ def stack_adapters(base: nn.Module, adapters: list[Adapter], switch: Switch, *, 
     Raises:
         ModelError: an adapter names a layer that the base does not have, or of another size.
     """
+    _check_fit(base, adapters)  # before anything is changed
     for layer in sorted(_layers_of(base) | {name for adapter in adapters for name in adapter.scaling}):
         parent, name = _place(base, layer)
         child = getattr(parent, name)
-        bare = child.base if isinstance(child, (StackedLinear, JoinedLinear)) else child
+        bare = _bare(child)
         if not any(layer in adapter.scaling for adapter in adapters):  # the last expert with an adapter here has left
             setattr(parent, name, bare)
             continue
-        like = _like(bare, base)
-        a, b = stack_layer(adapters, layer, like)
-        wide = _width(bare)
-        if (a.shape[1], b.shape[2]) != wide:
-            raise ModelError(
-                f"an adapter's layer {layer} maps {a.shape[1]} to {b.shape[2]} values, the base's {wide[0]} to "
-                f"{wide[1]}: give the base model that it was trained on"
-            )
+        a, b = stack_layer(adapters, layer, _like(bare, base))
         setattr(parent, name, _stacked(bare, a, b, switch, pack))
+
+
+def _bare(layer: nn.Module) -> Any:
+    return layer.base if isinstance(layer, (StackedLinear, JoinedLinear)) else layer
+
+
+def _check_fit(base: nn.Module, adapters: list[Adapter]) -> None:
+    """Every adapter's layers are there, and of its sizes."""
+    for adapter in adapters:
+        for layer in adapter.layers:
+            parent, name = _place(base, layer)
+            a, b = adapter.pair(layer)
+            own, wide = (a.shape[0], b.shape[1]), _width(_bare(getattr(parent, name)), layer)
+            if own != wide:
+                raise ModelError(
+                    f"an adapter's layer {layer} maps {own[0]} to {own[1]} values, the base's {wide[0]} to {wide[1]}: "
+                    "give the base model that it was trained on"
+                )
 
 
 def _layers_of(base: nn.Module) -> set[str]:
@@ -170,11 +183,16 @@ def _like(layer: nn.Module, base: nn.Module) -> Tensor:
     return own if own is not None and own.is_floating_point() else next(base.parameters())
 
 
-def _width(layer: nn.Module) -> tuple[int, int]:
+def _width(layer: nn.Module, name: str) -> tuple[int, int]:
     plain = linear_parts(layer)
     if plain is not None:
         return plain[0].shape[1], plain[0].shape[0]
-    return int(layer.in_features), int(layer.out_features)  # type: ignore[arg-type]
+    inside, outside = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    if not (isinstance(inside, int) and isinstance(outside, int)):
+        raise ModelError(
+            f"an adapter is for a layer {name}, which is not linear in its base model: give the right base"
+        )
+    return inside, outside
 
 
 def _stacked(layer: nn.Module, a: Tensor, b: Tensor, switch: Switch, pack: bool) -> nn.Module:
