@@ -6,8 +6,8 @@ Its folder is described in ``folder``; how the experts' passes are computed in `
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,22 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreT
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ensemw2s.artifacts import read_json
-from ensemw2s.data.encoding import encode_prompts, padding_token
+from ensemw2s.data.encoding import padding_token
 from ensemw2s.data.formatting import TaskFormat
-from ensemw2s.data.rows import Row
 from ensemw2s.ensemble import folder as folders
 from ensemw2s.ensemble.combine import MixRule, check_alphas, open_rule
-from ensemw2s.ensemble.decoding import Decoded, generate
 from ensemw2s.ensemble.engine.bank import Bank
 from ensemw2s.ensemble.engine.cache import EnsembleCache
 from ensemw2s.ensemble.engine.choose import check_engine, load_experts, make_bank
-from ensemw2s.ensemble.engine.members import expert_writer, one_kind, rebuilt
-from ensemw2s.ensemble.experts import check_experts, context_limit, end_tokens, vocabulary_size
+from ensemw2s.ensemble.engine.members import expert_writer, one_kind
+from ensemw2s.ensemble.experts import context_limit, end_tokens, vocabulary_size
+from ensemw2s.ensemble.live import LiveExperts, one_vocabulary
 from ensemw2s.ensemble.mixing import Mixer
 from ensemw2s.ensemble.requests import check_request, loading_options
-from ensemw2s.ensemble.widths import widen
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.models.loading import load_tokenizer, quiet
+
+log = logging.getLogger("ensemw2s.engine")
 
 
 class EnsembleConfig(PreTrainedConfig):
@@ -41,7 +41,7 @@ class EnsembleConfig(PreTrainedConfig):
     model_type = folders.MODEL_TYPE
 
 
-class Ensemble(PreTrainedModel, GenerationMixin):
+class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
     """Experts that act as one causal language model: its logits are log-probabilities of their mixture.
 
     ``generate``, ``pipeline("text-generation", ...)`` and evaluation harnesses take it as any model. Inference only.
@@ -112,7 +112,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         check_engine(engine)
         mixing = open_rule(rule, rule_state)
         check_alphas(alphas, len(models))
-        experts = _one_vocabulary(models, tokenizer)
+        experts = one_vocabulary(models, tokenizer)
         with quiet():
             self = cls(_config(experts), experts, mixing, alphas, engine)
         self.generation_config = _generation_config(experts[0], tokenizer)
@@ -181,16 +181,6 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         if push:
             names = ("commit_message", "private", "token", "revision", "create_pr", "tags")
             self.push_to_hub(hub, **{name: options[name] for name in names if name in options})
-
-    @property
-    def models(self) -> list[Any]:
-        """The experts one by one, each usable alone."""
-        return list(self.bank.experts)
-
-    @property
-    def rule(self) -> str:
-        """Name of the combine rule."""
-        return self.mixing.name
 
     @property
     def rule_state(self) -> Mapping[str, Any]:
@@ -293,78 +283,6 @@ class Ensemble(PreTrainedModel, GenerationMixin):
 
     def _supports_logits_to_keep(self) -> bool:
         return True
-
-    # ---- as an ensemble
-
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of ready prompts, with the special tokens that the tokenizer puts first (never a last one)."""
-        verbatim = dataclasses.replace(self.task_format, template="{question}", max_length=None)
-        rows = [Row(id=str(number), question=text) for number, text in enumerate(texts)]
-        return [row.input_ids for row in encode_prompts(rows, self.tokenizer, verbatim, None).rows]
-
-    def decode(self, texts: Sequence[str], *, max_new_tokens: int | None = None, **options: Any) -> Iterator[Decoded]:
-        """Answers to ready prompts with votes, confidence and agreement; as ``decoding.generate``."""
-        limit = self.task_format.max_new_tokens if max_new_tokens is None else max_new_tokens
-        return generate(
-            self.bank, self.alphas, self.mixing, self.prompts(texts), max_new_tokens=limit,
-            eos_token_ids=end_tokens(self.models[0], self.tokenizer), pad_token_id=padding_token(self.tokenizer),
-            **options,
-        )  # fmt: skip
-
-    def reweight(self, alphas: Sequence[float]) -> None:
-        """Other weights from now on. Raises ConfigError where they are unusable."""
-        self.alphas = [float(a) for a in check_alphas(alphas, self.bank.size)]
-
-    def add_expert(self, expert: Any, alpha: float) -> None:
-        """One more expert, without retraining the others; it comes last.
-
-        Args:
-            expert: a live model, or a model or adapter folder on the same base.
-            alpha: its weight.
-
-        Raises:
-            ConfigError: an unusable alpha, or a rule that was fitted for the experts there were.
-            ModelError: another vocabulary or base.
-        """
-        alphas = [*self.alphas, float(alpha)]
-        check_alphas(alphas, len(alphas))
-        self._change(rebuilt(self.bank.experts, add=expert), alphas, self.mixing.with_experts(len(alphas)))
-
-    def remove_expert(self, place: int) -> None:
-        """One expert less.
-
-        Args:
-            place: its number, from 0; negative ones count from the end.
-
-        Raises:
-            ConfigError: no such expert, the last one, or weights that would all be zero.
-        """
-        size = self.bank.size
-        if size == 1 or not -size <= place < size:
-            raise ConfigError(f"cannot remove expert {place} of {size}: give 0 to {size - 1}, and leave at least one")
-        place %= size
-        alphas = [alpha for number, alpha in enumerate(self.alphas) if number != place]
-        check_alphas(alphas, len(alphas))
-        self._change(rebuilt(self.bank.experts, remove=place), alphas, self.mixing.without_expert(place))
-
-    def _change(self, models: Sequence[Any], alphas: list[float], mixing: MixRule) -> None:
-        """All at once, after everything that can fail."""
-        bank = make_bank(_one_vocabulary(models, self.tokenizer), self.engine)
-        self.bank, self.alphas, self.mixing = bank, alphas, mixing
-
-
-def _one_vocabulary(models: Sequence[Any], tokenizer: Any) -> list[Any]:
-    """Models over one vocabulary; padded output layers of different widths are allowed where a tokenizer is known."""
-    experts = widen(models) if tokenizer is not None else list(models)
-    check_experts(experts)
-    if tokenizer is not None:
-        known = max(tokenizer.get_vocab().values()) + 1
-        narrow = min(vocabulary_size(model) for model in models)
-        if known > narrow:
-            raise ModelError(
-                f"the tokenizer has {known} tokens, the experts know {narrow}: use the tokenizer of their base model"
-            )
-    return experts
 
 
 def _config(models: Sequence[Any]) -> EnsembleConfig:
