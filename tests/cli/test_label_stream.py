@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ensemw2s.cli import main as cli
+from ensemw2s.data.rows import Row
 
 COMMAND = [sys.executable, "-m", "ensemw2s.cli.main"]
 QUESTIONS = [{"question": f"What is {a} {b} {c} put from small to large?", "id": f"q{a}{b}{c}", "note": {"mine": a},
@@ -170,3 +171,46 @@ def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
     done = ensemw2s(*words, cwd=home)
     assert " of 6000 questions in many/ (" in done.stdout
     assert "of them found finished" in done.stdout
+
+
+def test_a_yes_no_ensemble_gives_hard_labels_only(home: Path) -> None:
+    from ensemw2s.data.formatting import TaskFormat
+    from ensemw2s.ensemble.folder import write_ensemble
+    from ensemw2s.models.loading import load_tokenizer, model_folder
+
+    weak = model_folder("w2s-weak")
+    write_ensemble(home / "binary", [weak, weak], [1.0, 0.5], "mean", tokenizer=load_tokenizer("w2s-weak"),
+                   task_format=TaskFormat(), base="w2s-weak", kind="full", meta={"task": "binary", "head": "tokens"})  # fmt: skip
+    chosen = [{k: v for k, v in r.items() if k != "answer"} for r in QUESTIONS if len({*r.get("choices", ())}) == 2]
+    (home / "chosen.jsonl").write_text("".join(json.dumps(record) + "\n" for record in chosen))
+    words = ("label", "--ensemble", "binary", "--in", "chosen.jsonl", "--out")
+    for flag in (("--votes",), ("--soft", "2")):
+        assert "a yes/no ensemble writes none" in refused(*words, "yesno/", *flag, cwd=home)
+    assert f"{len(chosen)} labels of {len(chosen)} questions" in ensemw2s(*words, "yesno/", cwd=home).stdout
+    ensemw2s(*words, "yesno.jsonl", cwd=home)
+    lines = [json.loads(line) for line in (home / "yesno.jsonl").read_text().splitlines()]
+    found = records(home / "yesno")
+    assert [(r["id"], r["label"], json.loads(r["extra"])["candidate"]) for r in found] == [
+        (r["id"], r["label"], r["candidate"]) for r in lines
+    ]
+    assert [r["confidence"] for r in found] == pytest.approx([r["confidence"] for r in lines], abs=2e-6)
+
+
+def test_the_folder_feeds_a_students_soft_training_from_python(home: Path) -> None:
+    from ensemw2s import label
+    from ensemw2s.data.encoding import encode_rows
+    from ensemw2s.data.formatting import TaskFormat
+    from ensemw2s.labelling import read_labelled, read_soft_targets
+    from ensemw2s.models.loading import load_tokenizer
+
+    checks = [Row(f"v{n}", f"What is {n} 1 put from small to large?", f"1 {n}") for n in range(1, 9)]
+    labels = label(home / "ens", home / "pool.jsonl", home / "soft", soft_top_k=4, validation=checks)
+    assert labels.expected_accuracy is not None
+    assert labels.expected_accuracy["n"] == 8
+    assert labels.records == []
+    assert labels.report is not None
+    assert labels.report.labelled == 60
+    rows = list(read_labelled(home / "soft"))
+    encoded = encode_rows(rows, load_tokenizer("w2s-weak"), TaskFormat(max_new_tokens=8), 256).rows
+    targets = read_soft_targets(home / "soft", encoded)
+    assert targets.ids.shape == (sum(len(row.input_ids) - row.prompt_length for row in encoded), 4)

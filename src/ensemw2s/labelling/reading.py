@@ -79,7 +79,7 @@ def read_soft_targets(folder: str | Path, encoded: Sequence[EncodedRow] | None =
 
 def _probs(log_probs: object) -> Tensor:
     """Probabilities float32; no row sums to more than 1, which rounding of the logarithms may make it."""
-    probs = torch.from_numpy(log_probs).double().exp()
+    probs = torch.tensor(log_probs, dtype=torch.float64).exp()
     return (probs / probs.sum(dim=1, keepdim=True).clamp(min=1.0)).float()
 
 
