@@ -13,6 +13,7 @@ import scipy.stats
 from ensemw2s.ensemble.decoding import generate
 from ensemw2s.ensemble.text import mixed
 from ensemw2s.ensemble.text.mixed import TextEnsemble
+from ensemw2s.ensemble.text.saying import Progress, TextDecoded
 from ensemw2s.errors import ConfigError, DataError, EnsemW2SError, ModelError
 
 FIRST = ["a", "b", "ab", "ba", "aa"]
@@ -239,13 +240,40 @@ def test_texts_nobody_or_not_everybody_can_say(
             assert set(answer.text) <= {"a"}
 
 
-def test_training_mode_is_put_back(pair: Any) -> None:
-    models, tokenizers = pair
+@pytest.mark.parametrize("mode", ["union", "bytes"])
+def test_dropout_is_off_and_the_training_mode_put_back(
+    mode: str, make_tokenizer: Callable[..., Any], make_model: Callable[..., Any]
+) -> None:
+    models = [make_model(7, seed=seed, hidden_dropout=0.5, attention_dropout=0.5) for seed in (1, 2)]
+    ensemble = TextEnsemble(models, [make_tokenizer(FIRST)] * 2, [1.0, 1.0], mode=mode, top_k=3)
+    options = {"max_new_bytes": 4, "do_sample": True}
+    before = ensemble.generate(["a", "b"], **options)
     models[0].train()
-    TextEnsemble(models, tokenizers, [1.0, 1.0], top_k=2).generate(["a"], max_new_bytes=1)
+    assert ensemble.generate(["a", "b"], **options) == before
     assert models[0].training
     assert not models[1].training
-    models[0].eval()
+    if mode == "bytes":
+        noisy = ensemble.log_prob("a", "bab")
+        models[0].eval()
+        assert ensemble.log_prob("a", "bab") == noisy
+
+
+@pytest.mark.parametrize("mode", ["union", "bytes"])
+def test_repeated_prompts_get_each_their_own_answer(mode: str, pair: Any) -> None:
+    ensemble = TextEnsemble(*pair, [1.0, 1.0], mode=mode, top_k=3)
+    prompts = ["bb", "a", "bb", "ab", "a"]
+    together = ensemble.generate(prompts, max_new_bytes=5)
+    assert together == [ensemble.generate([prompt], max_new_bytes=5)[0] for prompt in prompts]
+    assert len({answer.log_prob for answer in together}) == 3
+
+
+def test_a_stop_string_beyond_the_limit_does_not_count() -> None:
+    said = Progress()
+    said.add(b"abcd", -1.0)
+    assert not said.stopped([b"cd"], limit=3)
+    assert said.result(limit=3) == TextDecoded("abc", False, -1.0, 1)
+    assert said.stopped([b"cd", b"b"], limit=4)
+    assert said.result(limit=4) == TextDecoded("a", True, -1.0, 1)
 
 
 @pytest.mark.parametrize(
