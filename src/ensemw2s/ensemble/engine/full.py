@@ -137,7 +137,7 @@ def _weights(layers: Sequence[nn.Module], name: str = "weight") -> list[Tensor]:
 
 def _settings(model: Any) -> dict[str, Any]:
     """What decides the function besides the weights."""
-    skipped = ("_name_or_path", "transformers_version", "dtype", "use_cache")
+    skipped = ("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache")
     return {key: value for key, value in model.config.to_dict().items() if key not in skipped}
 
 
