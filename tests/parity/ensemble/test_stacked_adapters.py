@@ -201,7 +201,7 @@ def written(tmp_path: Path) -> Callable[..., tuple[list[Path], list[Any], Path]]
 
 
 def test_folders_of_one_base_are_stacked_and_the_base_is_there_once(written: Any, caplog: Any) -> None:
-    folders, models, home = written([{"target_modules": LLAMA, "r": r} for r in (4, 2, 8, 4)])
+    folders, models, _ = written([{"target_modules": LLAMA, "r": r} for r in (4, 2, 8, 4)])
     caplog.set_level(logging.INFO, "ensemw2s.engine")
     views = load_experts(folders, pack=False)
     bank = make_bank(views)
@@ -287,7 +287,7 @@ def ia3(base: Any, seed: int) -> Any:
     ],
 )
 def test_other_adapters_run_in_turn_and_the_log_says_why(kind: Any, reason: str, written: Any, caplog: Any) -> None:
-    folders, models, home = written([{}, {}], kinds=kind)
+    folders, models, _ = written([{}, {}], kinds=kind)
     caplog.set_level(logging.INFO, "ensemw2s.engine")
     bank = make_bank(load_experts(folders))
     assert isinstance(bank, Turns)
@@ -340,12 +340,12 @@ def test_broken_adapter_folders(written: Any) -> None:
 
 @pytest.mark.skipif(not can_pack(torch.float32, torch.device("cpu")), reason="this machine has no packed products")
 def test_packed_models_stay_as_they_are(written: Any) -> None:
-    folders, models, _ = written([{"target_modules": LLAMA}] * 2)
+    folders, _, _ = written([{"target_modules": LLAMA}] * 2)
     ensemble = Ensemble.of(load_experts(folders), [1.0, 1.0])
     with torch.no_grad():
         before = ensemble(IDS).logits
         assert any(isinstance(layer, PackedLinear) for layer in ensemble.modules())
         for move in (lambda: ensemble.to(torch.bfloat16), ensemble.half, lambda: ensemble.to("meta")):
-            with pytest.raises(ModelError, match="packed weights stay on the CPU as torch.float32"):
+            with pytest.raises(ModelError, match=r"packed weights stay on the CPU as torch\.float32"):
                 move()
         assert torch.equal(ensemble.to("cpu").float()(IDS).logits, before)
