@@ -52,8 +52,9 @@ class Settings:
                 raise ConfigError(f"generation setting '{name}' cannot be given here: use max_gen_toks and until")
             if name not in known:
                 raise ConfigError(f"unknown generation setting '{name}': {nearest(name, known)}")
-        if self.options.get("do_sample") and float(self.options.get("temperature") or 1.0) <= 0:
-            raise ConfigError("do_sample with temperature 0: give a temperature above 0, or leave do_sample out")
+        temperature = self.options.get("temperature")
+        if self.options.get("do_sample") and temperature is not None and not float(temperature) > 0:
+            raise ConfigError(f"do_sample with temperature {temperature}: give a temperature above 0, or leave do_sample out")
 
 
 def write(
