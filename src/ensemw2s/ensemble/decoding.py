@@ -5,6 +5,7 @@ Batched, with one key-value cache an expert; a finished row leaves the batch. ``
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from ensemw2s.ensemble.early import decode_early, exits_early
 from ensemw2s.ensemble.engine.bank import Bank
 from ensemw2s.ensemble.engine.choose import make_bank
 from ensemw2s.ensemble.experts import check_lengths, context_limit, evaluating
+from ensemw2s.ensemble.fixed import decode_fixed, takes_fixed
 from ensemw2s.ensemble.numeric import widest
 from ensemw2s.ensemble.plan import Plan
 from ensemw2s.ensemble.record import Decoded, Record, Vote
@@ -24,6 +26,8 @@ from ensemw2s.ensemble.runner import Runner
 from ensemw2s.ensemble.sampling import check_sampling, row_uniforms, sample
 from ensemw2s.ensemble.speculative import Speculation, decode_speculating
 from ensemw2s.errors import ConfigError, DataError
+
+log = logging.getLogger("ensemw2s.engine")
 
 WINDOW_BATCHES = 16  # prompts are sorted by length within this many batches: little padding, flat memory
 
@@ -50,6 +54,7 @@ def generate(
     dtype: torch.dtype = torch.float32,
     speculation: Speculation | None = None,
     early_exit: bool = False,
+    compiled: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Decoded]:
     """Answers of an ensemble, in the order of the prompts; one expert is a plain model.
@@ -77,6 +82,7 @@ def generate(
         speculation: a cheap draft proposes several tokens, all experts check them in one pass; see ``speculative``.
         early_exit: greedy only: experts that can no longer change the token wait, and catch up later in one pass; see
             ``early``.
+        compiled: fixed shapes and a compiled step, see ``fixed``; None: where that pays (CUDA).
         progress: called with (rows done, rows in all) after every batch.
 
     Raises:
@@ -97,7 +103,7 @@ def generate(
     sampling = (temperature, top_p, seed) if do_sample else None
     weights = expert_weights(alphas, bank.size)
     plan = Plan(bank, weights, open_rule(rule), max_new_tokens, context, eos, pad_token_id, sampling, votes, dtype)
-    decode = _decode_batch
+    decode = _way(plan, compiled)
     if early_exit:
         exits_early(plan, speculating=speculation is not None)
         decode = decode_early
@@ -105,6 +111,13 @@ def generate(
         speculation.check(plan)
         decode = partial(decode_speculating, speculation=speculation)
     return _stream(plan, decode, prompts, names, batch_size, progress)
+
+
+def _way(plan: Plan, compiled: bool | None) -> Callable[[Plan, list[list[int]], list[str]], list[Decoded]]:
+    """How a batch is decoded, told in the log."""
+    fixed, why = takes_fixed(plan.bank, plan.device) if compiled is None else (compiled, "asked for")
+    log.debug("decoding in %s: %s", "fixed shapes" if fixed else "shrinking batches", why)
+    return decode_fixed if fixed else _decode_batch
 
 
 def _row_names(ids: Sequence[str] | None, rows: int) -> list[str]:

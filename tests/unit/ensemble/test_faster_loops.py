@@ -219,3 +219,38 @@ def test_early_exit_says_why_not(experts, options, message) -> None:
 def test_experts_of_one_pass_cannot_be_left_out(experts) -> None:
     with pytest.raises(ConfigError, match="share one pass"):
         decode(make_bank(experts, "stacked"), early_exit=True)
+
+
+# ---- fixed shapes
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """Capture the step's graph as for a GPU, but run it as it stands: no compiler is needed."""
+    from ensemw2s.ensemble import fixed
+
+    torch.compiler.reset()
+    monkeypatch.setattr(fixed, "COMPILE_OPTIONS", {"backend": "eager", "fullgraph": True})
+
+
+@pytest.mark.parametrize(("engine", "rule"), [("turns", "mean"), ("stacked", "uniform"), ("stacked", "prefix")])
+def test_fixed_shapes_give_the_same_answers(experts, engine, rule, captured) -> None:
+    chosen = open_rule(rule, {"beta": 0.5} if rule == "prefix" else None)
+    bank = make_bank(experts, engine)
+    same(decode(bank, rule=chosen, votes=True), decode(bank, rule=chosen, votes=True, compiled=True))
+
+
+def test_a_stack_of_adapters_is_captured_whole(make_expert, captured) -> None:
+    bank = make_bank(stack_peft(make_expert(1), [lora(make_expert, seed) for seed in (1, 2, 3)]))
+    same(decode(bank, votes=True), decode(bank, votes=True, compiled=True))
+
+
+def test_fixed_shapes_sample_the_same_tokens(experts, captured) -> None:
+    options = {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "seed": 4}
+    same(decode(experts, **options), decode(experts, compiled=True, **options))
+
+
+def test_the_cpu_prefers_shrinking_batches_and_says_so(experts, caplog) -> None:
+    caplog.set_level(logging.DEBUG, logger="ensemw2s.engine")
+    decode(experts)
+    assert "decoding in shrinking batches: shapes shrink on cpu: rows that are done cost nothing" in caplog.messages

@@ -82,7 +82,8 @@ def load_experts(
         folders: one an expert.
         base: of the adapters; without it, the one they name.
         dtype: see ``load_model``.
-        device: see ``load_model``.
+        device: see ``load_model``; several with commas between deal full-weight experts out in turn ("cuda:0,cuda:1").
+            A stack of adapters lies on the first.
         trust_remote_code: see ``load_model``.
         pack: pack the base's weights where the platform can (CPU); inference only either way.
 
@@ -93,9 +94,11 @@ def load_experts(
         ModelError: as ``load_expert``, or adapters made for different bases where no base is given.
     """
     paths = [model_folder(folder, trust_remote_code=trust_remote_code) for folder in folders]
-    common: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    devices = [part.strip() for part in device.split(",")]
+    common: dict[str, Any] = {"dtype": dtype, "device": devices[0], "trust_remote_code": trust_remote_code}
     if not paths or not all(map(is_adapter_folder, paths)):
-        return [load_expert(path, base, **common) for path in paths]
+        places = devices * len(paths)  # experts are dealt out in turn
+        return [load_expert(path, base, **{**common, "device": at}) for path, at in zip(paths, places, strict=False)]
     name = base or _one_base(paths)
     try:
         adapters = [read_adapter(path) for path in paths]
