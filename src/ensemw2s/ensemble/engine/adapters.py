@@ -88,6 +88,7 @@ def parse_adapter(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Ada
 
     Raises:
         Unstackable: not LoRA, DoRA, biases, retrained modules, adapted embeddings, or layers that are not linear.
+        ModelError: half of a layer is missing, or its halves are of different ranks.
     """
     kind = getattr(config.get("peft_type"), "value", config.get("peft_type"))  # an enumeration in a live model
     if kind not in ("LORA", None):
@@ -98,7 +99,11 @@ def parse_adapter(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Ada
     strange = sorted(name for name in state if not (name.startswith(_PREFIX) and name.endswith((_A, _B))))
     if strange:
         raise Unstackable(f"an adapter holds more than A and B of linear layers ({strange[0]})")
-    layers = sorted(name[len(_PREFIX) : -len(_A)] for name in state if name.endswith(_A))
+    layers = sorted({name[len(_PREFIX) : -len(_A)] for name in state})  # both endings are as long
+    for layer in layers:
+        a, b = state.get(_PREFIX + layer + _A), state.get(_PREFIX + layer + _B)
+        if a is None or b is None or a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
+            raise ModelError(f"an adapter's layer {layer} has no A and B of one rank: copy the adapter again")
     return Adapter(config, dict(state), {layer: _scaling(config, layer, state) for layer in layers})
 
 
