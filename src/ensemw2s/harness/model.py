@@ -13,7 +13,7 @@ import jinja2
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 from tqdm import tqdm
 
@@ -254,8 +254,7 @@ class EnsembleLM(TemplateLM):
     def _settings(self, asked: Mapping[str, Any]) -> Settings:
         """A task's generation settings in our terms."""
         given = dict(normalize_gen_kwargs(dict(asked), self.max_gen_toks))
-        end = self.tokenizer.decode(self.eot_token_id)
-        until = handle_stop_sequences(given.pop("until", None), eos=end)
+        until = [stop for stop in given.pop("until") if stop is not None]
         longest = given.pop("max_gen_toks")
         if not given.get("do_sample"):
             given.pop("temperature", None)

@@ -54,7 +54,9 @@ class Settings:
                 raise ConfigError(f"unknown generation setting '{name}': {nearest(name, known)}")
         temperature = self.options.get("temperature")
         if self.options.get("do_sample") and temperature is not None and not float(temperature) > 0:
-            raise ConfigError(f"do_sample with temperature {temperature}: give a temperature above 0, or leave do_sample out")
+            raise ConfigError(
+                f"do_sample with temperature {temperature}: give a temperature above 0, or leave do_sample out"
+            )
 
 
 def write(

@@ -19,7 +19,7 @@ from ensemw2s.ensemble.naive import naive_scores
 from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.harness.model import EnsembleLM
 from ensemw2s.harness.scoring import Continuation, continuation_scores, fit
-from ensemw2s.harness.writing import Settings, StopTexts, write
+from ensemw2s.harness.writing import Settings, StopTexts, before_end, before_stop, write
 from ensemw2s.models.loading import load_tokenizer
 
 LONG = "How often is the 5 in 5 5 3 5 5 3 3 ? " * 40
@@ -227,6 +227,14 @@ def test_the_stop_strings_are_seen_across_tokens(one: Ensemble) -> None:
     assert StopTexts(tokenizer, ["oor 5 3", "5"], 0)(ids, None).tolist() == [True, True]
     assert StopTexts(tokenizer, ["5 3"], ids.shape[1] - 1)(ids, None).tolist() == [False, False]  # 5 is prompt
     assert StopTexts(tokenizer, [""], 0)(ids, None).tolist() == [False, False]
+
+
+def test_answers_end_before_the_first_stop() -> None:
+    assert before_stop("one two three", ["three", "two", ""]) == "one "
+    assert before_stop("one two", ["six"]) == "one two"
+    assert before_stop("one two", []) == "one two"
+    assert before_end([4, 5, 1, 0, 1], {1, 9}) == [4, 5]
+    assert before_end([4, 0], {1}) == [4, 0]
 
 
 def test_sampling_follows_the_seed_and_the_temperature(make_ensemble: Any) -> None:
