@@ -89,7 +89,9 @@ def rebuilt(models: Sequence[Any], *, add: Any = None, remove: int | None = None
     if add is not None:
         adapters.append(_adapter(add))
         _same_base(adapters)
-    return list(stack_on(stacked[0].model, adapters, pack=stacked[0].packed))
+    anew = stack_on(stacked[0].model, adapters, pack=stacked[0].packed)
+    stacked[0].switch.stale = True  # views of the old stack, should somebody keep them
+    return list(anew)
 
 
 def _loaded(expert: Any, like: Any) -> Any:

@@ -27,10 +27,17 @@ class Switch:
     def __init__(self) -> None:
         self.expert: int | None = None
         self.weights: Tensor | None = None  # of the mean, [expert]
+        self.stale = False  # whether the base carries another stack by now
 
     @contextlib.contextmanager
     def at(self, expert: int) -> Iterator[None]:
-        """One expert alone inside the block."""
+        """One expert alone inside the block.
+
+        Raises:
+            ModelError: the experts have changed since, so that this number is nobody's or another's.
+        """
+        if self.stale:
+            raise ModelError("this expert is of an ensemble that has changed since: take it from ensemble.models again")
         before, self.expert = self.expert, expert
         try:
             yield
