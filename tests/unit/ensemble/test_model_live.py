@@ -419,6 +419,30 @@ def test_fitted_rules_follow_the_experts(full: Any, make_expert: Any) -> None:
     )
 
 
+def test_a_refused_rule_leaves_the_stack_alone(lora: Any, adapted: Any) -> None:
+    """Adapters are stacked in place, so every reason to refuse has to come first."""
+    ensemble = lora(1, 2, rule="calibrated", state={"weights": [0.2, 0.8]})
+    unchanged(ensemble, lambda: ensemble.add_expert(adapted(3), 1.0), ConfigError, "was fitted for 2 experts")
+    for place, expert in enumerate(ensemble.models):
+        torch.testing.assert_close(logits(expert), logits(load_expert(adapted(place + 1))), atol=1e-5, rtol=1e-5)
+
+
+def test_a_wider_expert_comes_and_goes(full: Any, make_expert: Any, tmp_path: Path) -> None:
+    """Output layers may be padded; saved again it is the model itself that is written."""
+    ensemble = full(1, 2)
+    before = logits(ensemble)
+    ensemble.add_expert(make_expert(3, vocab_size=20), 1.0)
+    assert logits(ensemble).shape[-1] == ensemble.bank.vocabulary == 20
+    ensemble.save_pretrained(tmp_path / "wide")
+    torch.testing.assert_close(
+        logits(Ensemble.from_pretrained(tmp_path / "wide")), logits(ensemble), atol=1e-5, rtol=1e-5
+    )
+    found = ensemble.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=3, do_sample=False)
+    assert found.shape[0] == 2
+    ensemble.remove_expert(2)
+    torch.testing.assert_close(logits(ensemble), before, atol=1e-5, rtol=1e-5)
+
+
 def unchanged(ensemble: Ensemble, change: Callable[[], None], error: type[Exception], words: str) -> None:
     before, bank, size = logits(ensemble), ensemble.bank, len(ensemble.models)
     with pytest.raises(error, match=words):
@@ -473,12 +497,14 @@ def test_failed_changes_of_adapters_change_nothing(
     unchanged(ensemble, lambda: ensemble.remove_expert(1), ConfigError, "all zero")
 
 
-def test_an_expert_kept_from_before_a_change_is_still_itself(lora: Any) -> None:
-    """Views of the stack that was are not silently other experts."""
+def test_an_expert_kept_from_before_a_change_says_so(lora: Any) -> None:
+    """Its number in the stack may be nobody's by then, or another's."""
     ensemble = lora(1, 2, 3)
     kept = ensemble.models[2]
     before = logits(kept)
     ensemble.remove_expert(0)
+    with pytest.raises(ModelError, match="has changed since"):
+        logits(kept)
     torch.testing.assert_close(logits(ensemble.models[1]), before, atol=1e-5, rtol=1e-5)
 
 
