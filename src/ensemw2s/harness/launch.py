@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+import yaml
+
 from ensemw2s.errors import ConfigError, PrerequisiteError
 
 MODEL_TYPE = "ensemw2s"
@@ -40,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
 
     Raises:
         PrerequisiteError: lm-eval is not installed.
-        ConfigError: what lm-eval refuses of its arguments, in one line.
+        ConfigError: what lm-eval refuses of its arguments and tasks, or a file that is missing, in one line.
     """
     register()
     from lm_eval.__main__ import cli_evaluate
@@ -48,8 +50,8 @@ def run(arguments: Sequence[str]) -> None:
     before, sys.argv = sys.argv, ["ensemw2s lm-eval", *with_defaults(arguments)]
     try:
         cli_evaluate()
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        if not _about_arguments(error):
+    except (ValueError, KeyError, TypeError, FileNotFoundError, yaml.YAMLError) as error:
+        if not isinstance(error, FileNotFoundError) and not _about_arguments(error):
             raise
         said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         raise ConfigError(f"lm-eval: {said}") from error

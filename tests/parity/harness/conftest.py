@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'ensemw2s[eval]'")
-
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.model import Ensemble
@@ -42,7 +40,7 @@ def make_ensemble() -> Callable[..., Ensemble]:
     return small
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Before anything of Hugging Face's is asked; data sets' caches go to a folder of the test."""
     with pytest.MonkeyPatch.context() as patch:

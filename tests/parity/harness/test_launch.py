@@ -9,9 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'ensemw2s[eval]'")
+
 import lm_eval.__main__
 import lm_eval.tasks
-import pytest
 from lm_eval.api.registry import get_model
 
 from ensemw2s.cli.main import main
@@ -117,6 +120,18 @@ def test_what_lm_eval_refuses_itself(call: Call, folder: Path, tasks: Path) -> N
     code, _, said = call(*ours, "--tasks", "local_say", "--no_such_option", "1")
     assert code == 2
     assert "unrecognized arguments: --no_such_option" in said
+
+
+def test_tasks_that_cannot_be_read(call: Call, folder: Path, tmp_path: Path) -> None:
+    ours = ("--model", "ensemw2s", "--model_args", f"pretrained={folder}", "--tasks")
+    gone = f"task: gone\noutput_type: generate_until\ndataset_path: json\ndataset_kwargs: {{data_files: {tmp_path}/no.jsonl}}"
+    (tmp_path / "gone.yaml").write_text(gone + "\ntest_split: train\ndoc_to_text: a\ndoc_to_target: b\n")
+    code, _, said = call(*ours, "gone", "--include_path", tmp_path)
+    assert (code, "Unable to find" in _last(said), "no.jsonl" in _last(said)) == (2, True, True)
+    (tmp_path / "bad.yaml").write_text("task: [bad\n")
+    code, _, said = call(*ours, tmp_path / "bad.yaml")
+    assert code == 2
+    assert _last(said).startswith("error: lm-eval: ")
 
 
 def test_a_bug_keeps_its_traceback(call: Call, folder: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'ensemw2s[eval]'")
+
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
