@@ -358,3 +358,44 @@ def test_answers_in_pieces_are_remembered(engine: str, zoo: Any) -> None:
         parts.append(ensemble(torch.tensor([row[prompt + 4 :]]), past_key_values=cache).logits)
     found = torch.cat(parts, dim=1)[0, :-1].double().exp()
     torch.testing.assert_close(found, twin(models, "prefix", row, prompt), atol=2e-5, rtol=2e-3)
+
+
+@pytest.mark.parametrize("engine", ["turns", "stacked"])
+def test_a_first_call_with_a_draft(engine: str, zoo: Any) -> None:
+    """Two prompts in pieces, each piece with some of the answer behind it, only the needed logits asked for."""
+    models = zoo("gptneox", 3)
+    ensemble = of_rule(models, "prefix", engine)
+    rows, prompts = [[3, 14, 5, 6, 8, 9, 11, 2], [4, 4, 7, 1, 30, 22, 9, 5]], [4, 3]
+    ids, lengths = torch.tensor(rows), torch.tensor(prompts)
+    with torch.no_grad():
+        first = ensemble(ids[:, :2], use_cache=True, prompt_lengths=lengths, logits_to_keep=1)
+        cache = first.past_key_values
+        drafted = torch.cat([ids[:, 2:5], torch.tensor([[33], [34]])], dim=1)
+        second = ensemble(drafted, past_key_values=cache, prompt_lengths=lengths, logits_to_keep=3).logits
+        cache.crop(-1)
+        last = ensemble(ids[:, 5:], past_key_values=cache, prompt_lengths=lengths).logits
+        # the same with the whole prompt in the first call
+        at_once = ensemble(ids[:, :6], use_cache=True, prompt_lengths=lengths, logits_to_keep=4)
+        at_once.past_key_values.crop(-1)
+        rest = ensemble(ids[:, 5:], past_key_values=at_once.past_key_values, prompt_lengths=lengths).logits
+    found = torch.cat([second[:, :2], last], dim=1).double().exp()  # of columns 3 to 7
+    again = torch.cat([at_once.logits[:, 1:3], rest], dim=1).double().exp()
+    for place, row in enumerate(rows):
+        wanted = twin(models, "prefix", [*row, 0], prompts[place])[-5:]
+        for one in (found, again):
+            torch.testing.assert_close(one[place, -len(wanted) :], wanted, atol=2e-5, rtol=2e-3)
+
+
+@pytest.mark.parametrize("engine", ["turns", "stacked"])
+def test_chosen_columns_of_a_prompt_do_not_mislead_what_follows(engine: str, zoo: Any) -> None:
+    models = zoo("gptneox", 3)
+    ensemble = of_rule(models, "prefix", engine)
+    row = torch.tensor([[3, 14, 5, 6, 8]])
+    with torch.no_grad():
+        first = ensemble(row[:, :3], use_cache=True, logits_to_keep=torch.tensor([1, 0]))
+        later = ensemble(row[:, 3:], past_key_values=first.past_key_values).logits
+        every = ensemble(row[:, :3]).logits
+    torch.testing.assert_close(first.logits, every[:, [1, 0]], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        later[0].double().exp(), twin(models, "prefix", [*row[0].tolist(), 0], 3)[1:], atol=2e-5, rtol=2e-3
+    )

@@ -359,7 +359,8 @@ def test_the_cache_follows_its_rows(engine: str) -> None:
         torch.testing.assert_close(bank(more, cache=cache)[:, :, -1], wanted[:, :, -1], atol=1e-5, rtol=1e-5)
         cache.crop(-3)
         assert cache.get_seq_length() == 3
-        cache.batch_select_indices(torch.tensor([2, 1]))
+        cache.batch_select_indices(torch.tensor([0, 2, 1]))
+        cache.batch_select_indices(torch.tensor([1, 2]))  # twice, with nothing read in between
         wanted = bank(torch.cat([rows[[2, 1], :3], more[:2]], dim=1))
         torch.testing.assert_close(bank(more[:2], cache=cache)[:, :, -1], wanted[:, :, -1], atol=1e-5, rtol=1e-5)
         cache.crop(0)
@@ -379,6 +380,16 @@ def test_notes_are_cropped_from_their_end() -> None:
     assert [piece.flatten().tolist() for piece in cache.notes["x"]] == [[0]]
     cache.crop(-1)
     assert cache.notes == {}
+
+
+def test_notes_go_with_their_rows() -> None:
+    cache = EnsembleCache([])
+    cache.notes = {"x": [torch.tensor([[[1.0], [2.0]]])]}
+    cache.rows = 2
+    cache.batch_repeat_interleave(2)
+    assert cache.notes["x"][0].flatten().tolist() == [1, 1, 2, 2]
+    cache.reorder_cache(torch.tensor([3, 0]))
+    assert cache.notes["x"][0].flatten().tolist() == [2, 1]
 
 
 # ---- packed products, other widths
