@@ -36,6 +36,7 @@ class LiveExperts:
     alphas: list[float]
     mixing: MixRule
     engine: str
+    pack: bool
     tokenizer: Any
     task_format: TaskFormat
 
@@ -166,7 +167,7 @@ class LiveExperts:
 
     def _change(self, models: Sequence[Any], alphas: list[float], mixing: MixRule) -> None:
         """All at once, after everything that can fail."""
-        bank = make_bank(one_vocabulary(models, self.tokenizer), self.engine)
+        bank = make_bank(one_vocabulary(models, self.tokenizer), self.engine, pack=self.pack)
         self.bank, self.alphas, self.mixing = bank, alphas, mixing
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ensemw2s.ensemble.engine.bank import Bank
 from ensemw2s.ensemble.engine.cache import EnsembleCache
 from ensemw2s.ensemble.engine.choose import check_engine, load_experts, make_bank
 from ensemw2s.ensemble.engine.members import expert_writer, one_kind
+from ensemw2s.ensemble.engine.packed import check_moves
 from ensemw2s.ensemble.experts import context_limit, end_tokens, vocabulary_size
 from ensemw2s.ensemble.live import LiveExperts, one_vocabulary
 from ensemw2s.ensemble.mixing import Mixer
@@ -52,6 +53,7 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
         mixing: the opened combine rule.
         alphas: ``[expert]``, any scale.
         engine: see ``engine.choose``.
+        pack: see there.
 
     Attributes:
         bank: the experts and how their passes are computed.
@@ -71,10 +73,17 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
 
     def __init__(
-        self, config: EnsembleConfig, models: Sequence[Any], mixing: MixRule, alphas: Sequence[float], engine: str
+        self,
+        config: EnsembleConfig,
+        models: Sequence[Any],
+        mixing: MixRule,
+        alphas: Sequence[float],
+        engine: str,
+        pack: bool,
     ) -> None:
         super().__init__(config)
-        self.bank: Bank = make_bank(models, engine)
+        self.bank: Bank = make_bank(models, engine, pack=pack)
+        self.pack = pack
         self.mixing, self.alphas, self.engine = mixing, [float(a) for a in alphas], engine
         self.tokenizer: Any = None
         self.task_format = TaskFormat()
@@ -92,6 +101,7 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
         meta: Mapping[str, Any] | None = None,
         rule_state: Mapping[str, Any] | None = None,
         engine: str = "auto",
+        pack: bool = False,
     ) -> Ensemble:
         """An ensemble of live models.
 
@@ -104,6 +114,7 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
             meta: base model and whatever else is to be recorded.
             rule_state: what fitting the rule left, JSON data.
             engine: "auto", "turns" or "stacked".
+            pack: pack the models' weights in place where the platform can; for inference only from then on.
 
         Raises:
             ConfigError: unusable alphas, unknown rule or engine, a rule that must be fitted and was not.
@@ -114,7 +125,7 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
         check_alphas(alphas, len(models))
         experts = one_vocabulary(models, tokenizer)
         with quiet():
-            self = cls(_config(experts), experts, mixing, alphas, engine)
+            self = cls(_config(experts), experts, mixing, alphas, engine, pack)
         self.generation_config = _generation_config(experts[0], tokenizer)
         self.tokenizer, self.meta = tokenizer, dict(meta or {})
         self.task_format = task_format or TaskFormat()
@@ -153,8 +164,9 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
         task_format = TaskFormat.from_dict(read_json(folder / folders.FORMAT_FILE))
         state = settings.get("rule_state") or {}
         return cls.of(
-            models, settings["alphas"], settings["rule"], tokenizer, task_format, settings, state, wanted.engine
-        )
+            models, settings["alphas"], settings["rule"], tokenizer, task_format, settings, state, wanted.engine,
+            wanted.pack,
+        )  # fmt: skip
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write the whole ensemble: settings, tokenizer, ordinary model or adapter folders, checksums. All or nothing.
@@ -280,6 +292,14 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
             cache.activate_past_recording()
         model_kwargs["past_key_values"] = cache
         return False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Ensemble:
+        """Hook of ``.to``, ``.half`` ...: refused before anything has moved, where packed weights could not follow."""
+        check_moves(self, fn)
+        return super()._apply(fn, recurse)
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: every expert ties its own when it is made, and stacked weights stand elsewhere."""
 
     def _supports_logits_to_keep(self) -> bool:
         return True

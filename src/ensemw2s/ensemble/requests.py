@@ -14,7 +14,8 @@ from ensemw2s.errors import ConfigError, DataError, nearest
 _IGNORED = (
     "config", "_from_auto", "adapter_kwargs", "token", "revision", "local_files_only", "cache_dir", "force_download",
     "use_safetensors", "low_cpu_mem_usage", "_commit_hash", "torch_dtype", "device_map", "tp_plan", "_from_pipeline",
-    "gguf_file", "quantization_config", "autogptq", "subfolder", "state_dict", "code_revision",
+    "gguf_file", "quantization_config", "autogptq", "subfolder", "state_dict", "max_memory",
+    "offload_folder", "code_revision",
 )  # fmt: skip
 
 # What transformers writes into a configuration where nobody chose; it cuts it to the vocabulary itself.

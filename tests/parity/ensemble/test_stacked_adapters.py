@@ -157,7 +157,7 @@ def test_joined_and_batched_products_are_the_same() -> None:
     inner = torch.nn.Linear(64, 48, dtype=torch.bfloat16).requires_grad_(False)
     a, b = torch.randn(3, 64, 5).bfloat16() / 8, torch.randn(3, 5, 48).bfloat16() / 2
     x = torch.randn(6, 4, 64).bfloat16()
-    joined, stacked = JoinedLinear(inner, a, b, switch), StackedLinear(inner, a, b, switch)
+    joined, stacked = JoinedLinear(inner.weight, inner.bias, a, b, switch), StackedLinear(inner, a, b, switch)
     exact = x.double() @ inner.weight.double().t() + inner.bias.double()
     exact = (exact.view(3, 8, 48) + x.double().view(3, 8, 64) @ a.double() @ b.double()).view(6, 4, 48)
     for layer in (joined, stacked):

@@ -96,7 +96,7 @@ def beside(folder: Path, tasks: Path) -> Callable[[Ensemble], dict[str, Any]]:
 
 
 def test_hf_on_a_live_ensemble_gives_the_same(found: dict[str, Any], beside: Any, folder: Path) -> None:
-    there = beside(Ensemble.from_pretrained(folder, engine="turns"))
+    there = beside(Ensemble.from_pretrained(folder))
     for one, other in zip(likelihoods(there), likelihoods(found), strict=True):
         assert one == pytest.approx(other, abs=1e-4)
     assert texts(there) == texts(found)

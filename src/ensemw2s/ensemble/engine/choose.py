@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ensemw2s.ensemble.engine.adapters import Adapter, Unstackable, adapter_of, read_adapter
+from ensemw2s.ensemble.engine.attention import use_decode_attention
 from ensemw2s.ensemble.engine.bank import Bank, ExpertView, SideBySide, Turns
 from ensemw2s.ensemble.engine.full import stack_models
-from ensemw2s.ensemble.engine.packed import pack_linears
+from ensemw2s.ensemble.engine.packed import PackedLinear, pack_linears
 from ensemw2s.ensemble.engine.stacked import StackedLinear, Switch, stack_adapters
 from ensemw2s.ensemble.experts import check_experts, device_of, evaluating, vocabulary_size
 from ensemw2s.errors import ConfigError, ModelError, nearest
@@ -40,12 +42,13 @@ def check_engine(engine: str) -> None:
         raise ConfigError(f"unknown engine '{engine}': {nearest(engine, ENGINES)}")
 
 
-def make_bank(models: Sequence[Any], engine: str = "auto") -> Bank:
+def make_bank(models: Sequence[Any], engine: str = "auto", *, pack: bool = False) -> Bank:
     """A bank of live models.
 
     Args:
         models: T causal LMs over one vocabulary: plain, with PEFT adapters, or views of one stack.
         engine: "turns" (one after the other), "stacked" (one pass for all, refused where impossible) or "auto".
+        pack: pack the weights of full models that run in turn, where the platform can (CPU), in place.
 
     Raises:
         ConfigError: unknown engine.
@@ -63,6 +66,10 @@ def make_bank(models: Sequence[Any], engine: str = "auto") -> Bank:
             if engine == "stacked":
                 raise ModelError(f"engine 'stacked' cannot take these experts: {reason}; use 'auto'") from reason
             bank = Turns(models, str(reason))
+    if pack and isinstance(bank, Turns):
+        for model in bank.experts:
+            if isinstance(model, PreTrainedModel):
+                pack_model(model)
     log.info("engine %s for %d experts: %s", bank.name, bank.size, bank.why)
     return bank
 
@@ -119,11 +126,17 @@ def stack_on(model: Any, adapters: Sequence[Adapter], *, pack: bool = True) -> l
     switch = Switch()
     stack_adapters(model, list(adapters), switch, pack=pack)
     if pack:
-        pack_linears(model, keep=lambda layer: isinstance(layer, StackedLinear))
+        pack_model(model)
     model.eval().requires_grad_(False)
     return [
         ExpertView(model, switch, place, len(adapters), adapter, packed=pack) for place, adapter in enumerate(adapters)
     ]
+
+
+def pack_model(model: Any) -> None:
+    """Make a model as fast as this platform has it for decoding, in place; inference only."""
+    use_decode_attention(model)
+    pack_linears(model, keep=lambda layer: isinstance(layer, StackedLinear))
 
 
 def stack_peft(base: Any, models: Sequence[Any], *, pack: bool = True) -> list[ExpertView]:
@@ -171,6 +184,8 @@ def _stack_full(models: Sequence[Any], *, measured: bool) -> Bank:
     if measured and model_size(models[0]) > LARGEST_STACKED:
         raise Unstackable(f"{model_size(models[0]):,} parameters an expert: reading weights is what a step costs")
     switch = Switch()
+    if any(isinstance(layer, PackedLinear) for model in models for layer in model.modules()):
+        raise Unstackable("the experts' weights are packed already")
     stacked = stack_models(models, switch)
     views = [ExpertView(stacked, switch, place, len(models), model) for place, model in enumerate(models)]
     bank = SideBySide(stacked, views, switch, "stacked weights", "asked for")

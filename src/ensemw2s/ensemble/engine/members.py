@@ -10,6 +10,7 @@ from ensemw2s.artifacts import write_json
 from ensemw2s.ensemble.engine.adapters import Adapter, Unstackable, adapter_of, read_adapter
 from ensemw2s.ensemble.engine.bank import ExpertView
 from ensemw2s.ensemble.engine.choose import stack_on
+from ensemw2s.ensemble.engine.packed import unpacked
 from ensemw2s.ensemble.experts import device_of
 from ensemw2s.ensemble.widths import Widened
 from ensemw2s.errors import ConfigError, ModelError
@@ -49,7 +50,7 @@ def expert_writer(model: Any, base: str, max_shard_size: Any) -> Callable[[Path]
         elif hasattr(inner, "peft_config"):
             save_adapter(inner, folder, base=base or None)
         else:
-            with writing(folder), quiet():
+            with writing(folder), quiet(), unpacked(inner):
                 inner.save_pretrained(folder, max_shard_size=max_shard_size)
 
     return write

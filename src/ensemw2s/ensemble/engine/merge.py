@@ -13,6 +13,7 @@ from torch import Tensor
 from ensemw2s.ensemble.combine import expert_weights
 from ensemw2s.ensemble.engine.adapters import Adapter
 from ensemw2s.ensemble.engine.bank import ExpertView
+from ensemw2s.ensemble.engine.packed import PackedLinear, pack_linears, unpacked
 from ensemw2s.errors import ModelError
 
 
@@ -55,16 +56,26 @@ def merged(experts: Sequence[Any], alphas: Tensor | Sequence[float]) -> Any:
     if isinstance(first, ExpertView) and isinstance(first.source, Adapter):
         return MergedView(first, weights)
     models = [model.source if isinstance(model, ExpertView) else model for model in experts]
+    if any(hasattr(model, "peft_config") for model in models):
+        raise ModelError("these experts are adapters that do not share one stack: draft with one of them")
+    packed = any(isinstance(layer, PackedLinear) for layer in models[0].modules())
+    with contextlib.ExitStack() as open_weights:
+        for model in models:
+            open_weights.enter_context(unpacked(model))
+        mean = _mean(models, weights)
+    if packed:
+        pack_linears(mean)
+    return mean.eval()
+
+
+def _mean(models: Sequence[Any], weights: Tensor) -> Any:
     states = [model.state_dict() for model in models]
     shapes = [{name: value.shape for name, value in state.items()} for state in states]
-    if any(other != shapes[0] for other in shapes[1:]) or any(hasattr(model, "peft_config") for model in models):
-        raise ModelError(
-            "these experts differ in more than their weights, which have no mean: use one of them as draft"
-        )
+    if any(other != shapes[0] for other in shapes[1:]):
+        raise ModelError("these experts are of different shapes and have no mean: draft with one of them")
     mean = copy.deepcopy(models[0])
     with torch.no_grad():
         for name, value in mean.state_dict().items():
             if value.is_floating_point():
-                total = sum(w * state[name].double() for w, state in zip(weights.tolist(), states, strict=True))
-                value.copy_(total)
-    return mean.eval()
+                value.copy_(sum(w * state[name].double() for w, state in zip(weights.tolist(), states, strict=True)))
+    return mean

@@ -6,7 +6,8 @@ only: a packed weight has no gradient and cannot move to another device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +40,12 @@ class PackedLinear(nn.Module):
     Args:
         weight: ``[out, in]``, float32 or bfloat16 on the CPU.
         bias: ``[out]`` or None.
+        transposed: the layer it stands for keeps its weight as ``[in, out]`` (GPT-2's ``Conv1D``).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> None:
         super().__init__()
+        self.transposed = transposed
         self.out_features, self.in_features = weight.shape
         self.dtype = weight.dtype
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
@@ -58,10 +61,11 @@ class PackedLinear(nn.Module):
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return found
 
-    def added(self, x: Tensor, other: Tensor) -> Tensor:
-        """``other + forward(x)``, in one call."""
-        found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, self.bias, "add")
-        return found
+    def unpacked(self) -> Tensor:
+        """The weight ``[out, in]`` again, bit by bit: its product with the identity sums one value and zeros."""
+        identity = torch.eye(self.in_features, dtype=self.dtype)
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(identity, self._packed, None, "none", [], "")
+        return found.t().contiguous()
 
     def check_move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Packed weights cannot follow ``.to``, ``.half`` ...: raises ModelError where they would have to."""
@@ -101,6 +105,39 @@ def linear_parts(layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     return None
 
 
+def plain_linear(weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> nn.Module:
+    """A plain layer with these values, ``[out, in]`` and ``[out]``; ``transposed`` as of :class:`PackedLinear`."""
+    from transformers.pytorch_utils import Conv1D
+
+    if transposed:
+        layer: nn.Module = Conv1D(*weight.shape)
+        layer.weight = nn.Parameter(weight.t().contiguous(), requires_grad=False)
+    else:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
+
+
+@contextlib.contextmanager
+def unpacked(model: nn.Module) -> Iterator[None]:
+    """Plain layers in the place of packed ones inside the block, for saving; memory for both meanwhile."""
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, PackedLinear)
+    ]
+    try:
+        for parent, name, child in places:
+            setattr(parent, name, plain_linear(child.unpacked(), child.bias, transposed=child.transposed))
+        yield
+    finally:
+        for parent, name, child in places:
+            setattr(parent, name, child)
+
+
 def pack_linears(model: nn.Module, *, keep: Callable[[nn.Module], bool] = lambda layer: False) -> int:
     """Replace every plain linear layer of a model that gains by it, in place.
 
@@ -118,6 +155,6 @@ def pack_linears(model: nn.Module, *, keep: Callable[[nn.Module], bool] = lambda
             parts = None if keep(child) else linear_parts(child)
             if parts is None or not can_pack(parts[0].dtype, parts[0].device) or not worth_packing(parts[0]):
                 continue
-            setattr(parent, name, PackedLinear(*parts))
+            setattr(parent, name, PackedLinear(*parts, transposed=type(child) is not nn.Linear))
             packed += 1
     return packed

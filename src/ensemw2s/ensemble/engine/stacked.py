@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemw2s.ensemble.engine.adapters import Adapter, stack_layer
-from ensemw2s.ensemble.engine.packed import PackedLinear, can_pack, linear_parts, worth_packing
+from ensemw2s.ensemble.engine.packed import PackedLinear, can_pack, linear_parts, plain_linear, worth_packing
 from ensemw2s.errors import ModelError
 
 # All experts' A side by side cost rows · T · r · in products instead of rows · r · in: up to this T · r that is little.
@@ -96,13 +96,14 @@ class StackedLinear(nn.Module):
 
 
 class JoinedLinear(nn.Module):
-    """The same on the CPU with the adapters of all experts side by side in two packed products.
+    """The same on the CPU with two packed products: the base's weight with all A below it, then all B side by side.
 
     Every row is multiplied with every expert's A, and what is not its own is masked; that wastes arithmetic where
-    arithmetic is idle, and saves the batched products' overhead. Faster in bfloat16, slower in float32.
+    arithmetic is idle, and saves reading the rows twice. Faster in bfloat16, slower in float32.
 
     Args:
-        base: any module from ``[..., in]`` to ``[..., out]``.
+        weight: the base's, ``[out, in]``.
+        bias: ``[out]`` or None.
         a: ``[expert, in, r]``.
         b: ``[expert, r, out]``, scaled.
         switch: shared by all layers of the stack.
@@ -110,29 +111,39 @@ class JoinedLinear(nn.Module):
 
     own: Tensor
 
-    def __init__(self, base: nn.Module, a: Tensor, b: Tensor, switch: Switch) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, switch: Switch) -> None:
         super().__init__()
         experts, _, rank = a.shape
-        self.base, self.switch, self.experts = base, switch, experts
-        self.inside = PackedLinear(a.transpose(1, 2).reshape(experts * rank, -1), None)
-        self.outside = PackedLinear(b.reshape(experts * rank, -1).t(), None)
+        self.switch, self.experts, self.out_features, self.bias = switch, experts, weight.shape[0], bias
+        beside = a.transpose(1, 2).reshape(experts * rank, -1)
+        wide = None if bias is None else torch.cat([bias.detach(), bias.new_zeros(experts * rank)])
+        self.first = PackedLinear(torch.cat([weight.detach(), beside]), wide)
+        self.second = PackedLinear(b.reshape(experts * rank, -1).t(), None)
         own = torch.eye(experts, dtype=a.dtype).repeat_interleave(rank, dim=1)
         self.register_buffer("own", own, persistent=False)  # [expert, expert · r]
 
     @property
     def weight(self) -> Tensor:
-        """The base's."""
-        return self.base.weight  # type: ignore[return-value]
+        """Shape and dtype of the base's weight, without values."""
+        return self.first.weight[: self.out_features]
+
+    @property
+    def base(self) -> nn.Module:
+        """The base's layer without adapters, unpacked."""
+        return plain_linear(self.first.unpacked()[: self.out_features], self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """As :class:`StackedLinear`."""
-        y, inside, expert = self.base(x), self.inside(x), self.switch.expert
+        both = self.first(x)
+        y, inside, expert = both[..., : self.out_features], both[..., self.out_features :], self.switch.expert
         if expert is not None:
-            return self.outside.added(inside * self.own[expert], y)
-        if self.switch.weights is not None:
-            return self.outside.added(inside * (self.switch.weights.to(self.own) @ self.own), y)
-        split = inside.reshape(self.experts, -1, inside.shape[-1]) * self.own[:, None]
-        return self.outside.added(split.view(inside.shape), y)
+            own = inside * self.own[expert]
+        elif self.switch.weights is not None:
+            own = inside * (self.switch.weights.to(self.own) @ self.own)
+        else:
+            split = inside.reshape(self.experts, -1, inside.shape[-1]) * self.own[:, None]
+            own = split.view(inside.shape)
+        return self.second(own) + y
 
 
 def stack_adapters(base: nn.Module, adapters: list[Adapter], switch: Switch, *, pack: bool) -> None:
@@ -204,12 +215,14 @@ def _width(layer: nn.Module, name: str) -> tuple[int, int]:
 
 def _stacked(layer: nn.Module, a: Tensor, b: Tensor, switch: Switch, pack: bool) -> nn.Module:
     plain = linear_parts(layer)
-    if pack and plain is not None and can_pack(plain[0].dtype, plain[0].device) and worth_packing(plain[0]):
-        layer = PackedLinear(*plain)
     narrow = a.shape[0] * a.shape[2] <= _WIDEST_JOINED
-    if isinstance(layer, PackedLinear) and layer.dtype == torch.bfloat16 and narrow:
-        return JoinedLinear(layer, a, b, switch)
-    return StackedLinear(layer, a, b, switch)
+    if pack and isinstance(layer, PackedLinear) and layer.dtype == torch.bfloat16 and narrow:
+        plain = layer.unpacked(), layer.bias
+    if not pack or plain is None or not can_pack(plain[0].dtype, plain[0].device) or not worth_packing(plain[0]):
+        return StackedLinear(layer, a, b, switch)
+    if plain[0].dtype == torch.bfloat16 and narrow:
+        return JoinedLinear(*plain, a, b, switch)
+    return StackedLinear(PackedLinear(*plain), a, b, switch)
 
 
 def _place(base: nn.Module, layer: str) -> tuple[nn.Module, str]:
