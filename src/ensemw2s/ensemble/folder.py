@@ -54,6 +54,7 @@ def find_ensemble(name: str | Path) -> Path:
         ModelError: neither.
         PrerequisiteError: the hub cannot be reached.
     """
+    finish_swap(Path(name))
     resolved = resolve_model(name)
     if Path(resolved).is_dir():
         return Path(resolved)
@@ -171,6 +172,9 @@ def write_ensemble(
     """
     check_alphas(list(alphas), len(expert_folders))
     open_rule(rule, rule_state)
+    finish_swap(folder)
+    if replace and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()  # an empty one, as uploading brings, is as good as none
     if replace and is_ensemble_folder(folder):
         target = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(target, ignore_errors=True)  # what an interrupted run left
@@ -193,6 +197,16 @@ def write_ensemble(
         write_json(aside / CONFIG_FILE, {"model_type": MODEL_TYPE, "architectures": ["Ensemble"]})
     if target != folder:
         _swap(target, folder)
+
+
+def finish_swap(folder: Path) -> None:
+    """Put right what a kill between the two renames of a replacement left: the new ensemble if whole, else the old."""
+    if folder.exists():
+        return
+    for aside in (folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")):
+        if (aside / CHECKSUMS).is_file():
+            aside.replace(folder)
+            return
 
 
 def _swap(new: Path, folder: Path) -> None:

@@ -82,7 +82,8 @@ class LiveExperts:
         """
         alphas = [*self.alphas, float(alpha)]
         check_alphas(alphas, len(alphas))
-        self._change(rebuilt(self.bank.experts, add=expert), alphas, self.mixing.with_experts(len(alphas)))
+        mixing = self.mixing.with_experts(len(alphas))  # may refuse; the experts' base is changed in place after that
+        self._change(rebuilt(self.bank.experts, add=expert), alphas, mixing)
 
     def remove_expert(self, place: int) -> None:
         """One expert less.
@@ -99,7 +100,8 @@ class LiveExperts:
         place %= size
         alphas = [alpha for number, alpha in enumerate(self.alphas) if number != place]
         check_alphas(alphas, len(alphas))
-        self._change(rebuilt(self.bank.experts, remove=place), alphas, self.mixing.without_expert(place))
+        mixing = self.mixing.without_expert(place)
+        self._change(rebuilt(self.bank.experts, remove=place), alphas, mixing)
 
     def drop_negligible(self, bound: float = 0.01) -> list[int]:
         """Remove experts so light that no event's probability moves by more than ``bound`` (see ``pruning``).

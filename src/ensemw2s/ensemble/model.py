@@ -268,8 +268,10 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
             DataError: an empty prompt, or one that leaves no room in the context.
             ConfigError: a setting out of range.
         """
-        given = inputs if inputs is not None else options.get("input_ids")
+        given: Any = inputs if inputs is not None else options.get("input_ids")
         check_request(given, generation_config, options, context_limit(self.models), self.bank.vocabulary)
+        if self.mixing.needs_prefix:  # where a first call holds more than the prompt: no cache, drafts
+            options.setdefault("prompt_lengths", torch.full((len(given),), given.shape[1], device=given.device))
         return super().generate(inputs, generation_config, **options)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -300,6 +302,11 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: every expert ties its own when it is made, and stacked weights stand elsewhere."""
+
+    def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **named: Any) -> Any:
+        """Hook of transformers: what only an ensemble understands is not for the drafting model."""
+        plain = {name: value for name, value in model_kwargs.items() if name != "prompt_lengths"}
+        return super()._get_candidate_generator(*args, model_kwargs=plain, **named)
 
     def _supports_logits_to_keep(self) -> bool:
         return True

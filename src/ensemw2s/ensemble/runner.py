@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ensemw2s.ensemble.engine.growing import ROOM
 from ensemw2s.ensemble.experts import log_distribution
 from ensemw2s.ensemble.plan import Plan
 
@@ -40,7 +41,7 @@ class Runner:
         self.plan = plan
         self.input_ids, self.position_ids, self.mask = left_padded(prompts, plan.pad, steps, device)
         self.width = self.input_ids.shape[1]
-        self.cache = plan.bank.new_cache()
+        self.cache = plan.bank.new_cache(room=min(steps, ROOM))
 
     def log_probs(self) -> Tensor:
         """Every expert's next-token distribution: ``[expert, batch, vocab]`` in the mixing dtype."""

@@ -185,7 +185,7 @@ def test_text_probability_is_at_least_that_of_the_tokenizers_own_cut(real_pair: 
         hidden = torch.tensor([not token and n not in vocabulary.end_ids for n, token in enumerate(vocabulary.tokens)])
         steps = torch.log_softmax(logits.masked_fill(hidden, -math.inf), dim=-1)
         own_cut = sum(float(steps[place, token]) for place, token in enumerate(ids[1:]))
-        assert own_cut - 1e-6 <= whole <= own_cut + 3.0  # the other ways to cut it add little, not orders of magnitude
+        assert own_cut - 1e-4 <= whole <= own_cut + 3.0  # the other ways to cut it add little, not orders of magnitude
 
 
 def test_pruning_hardly_moves_real_models(real_pair: Any) -> None:

@@ -294,3 +294,15 @@ def test_nothing_is_written_for_unusable_alphas_or_rules(tmp_path, tokenizer):
                 kind="full", meta={},
             )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("whole", ["new", "old"])
+def test_a_kill_between_the_two_renames_loses_nothing(write, whole):
+    """Only hidden folders are left then: the new ensemble if it is whole, and the old one."""
+    folder = write()
+    aside = folder.with_name(f".{folder.name}.{whole}")
+    folder.rename(aside)
+    if whole == "old":  # the new one was not finished
+        folder.with_name(f".{folder.name}.new").mkdir()
+    assert Ensemble.from_pretrained(folder).alphas == ALPHAS
+    assert not aside.exists()

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, StaticCache
+from transformers import Cache, StaticCache
 
 from ensemw2s.ensemble.engine.cache import EnsembleCache
+from ensemw2s.ensemble.engine.growing import ROOM, growing_cache
 from ensemw2s.ensemble.engine.stacked import Switch
 from ensemw2s.ensemble.experts import accepts, device_of, vocabulary_size
 
@@ -45,11 +46,12 @@ class Bank(nn.Module):
         """Where inputs have to be."""
         return device_of(self.experts[0])
 
-    def new_cache(self, static: int | None = None) -> EnsembleCache:
+    def new_cache(self, static: int | None = None, room: int = ROOM) -> EnsembleCache:
         """An empty cache.
 
         Args:
-            static: tokens to reserve room for; None grows as needed.
+            static: the cache's length in tokens, for ever; None grows as needed.
+            room: tokens expected after the first ones; a hint.
         """
         raise NotImplementedError
 
@@ -77,9 +79,9 @@ class Bank(nn.Module):
         raise NotImplementedError
 
 
-def _part(model: Any, static: int | None) -> Cache:
+def _part(model: Any, static: int | None, room: int) -> Cache:
     config = model.config
-    return DynamicCache(config=config) if static is None else StaticCache(config=config, max_cache_len=static)
+    return growing_cache(config, room) if static is None else StaticCache(config=config, max_cache_len=static)
 
 
 def run_model(
@@ -122,9 +124,9 @@ class Turns(Bank):
         self.experts = nn.ModuleList(models)  # type: ignore[assignment]
         self.why = why
 
-    def new_cache(self, static: int | None = None) -> EnsembleCache:
+    def new_cache(self, static: int | None = None, room: int = ROOM) -> EnsembleCache:
         """See :class:`Bank`."""
-        return EnsembleCache([_part(model, static) for model in self.experts])
+        return EnsembleCache([_part(model, static, room) for model in self.experts])
 
     def forward(
         self,
@@ -164,9 +166,9 @@ class SideBySide(Bank):
         self.experts = nn.ModuleList(experts)  # type: ignore[assignment]
         self.name, self.why = name, why
 
-    def new_cache(self, static: int | None = None) -> EnsembleCache:
+    def new_cache(self, static: int | None = None, room: int = ROOM) -> EnsembleCache:
         """See :class:`Bank`."""
-        return EnsembleCache([_part(self.model, static)], copies=self.size)
+        return EnsembleCache([_part(self.model, static, room)], copies=self.size)
 
     def forward(
         self,
