@@ -11,7 +11,8 @@ busy machine hurts all alike:
     turns       T models, one after the other, each with its cache (plain transformers modules)
     peft        PEFT's mixed batch (adapter_names), same rows
 
-A step's time is (time of a long run - time of a short run) / the steps between, so that prompts do not count. The bound
+A step's time is (time of a long run - time of a short run) / the steps between; prompts are not read but stand in the
+caches as random numbers, which cost the same. The bound
 is the larger of bytes / measured bandwidth and FLOPs / measured FLOP/s, both for T experts and for one.
 """
 
@@ -29,11 +30,14 @@ from typing import Any
 
 import torch
 from _hardware import describe
+from transformers import DynamicCache
 
-from ensemw2s.ensemble.decoding import generate
+from ensemw2s.ensemble.combine import open_rule
+from ensemw2s.ensemble.engine.adapters import Adapter, parse_adapter
 from ensemw2s.ensemble.engine.bank import Turns
-from ensemw2s.ensemble.engine.choose import make_bank, stack_on
-from ensemw2s.ensemble.engine.packed import pack_linears
+from ensemw2s.ensemble.engine.choose import make_bank, pack_model, stack_on
+from ensemw2s.ensemble.experts import log_distribution
+from ensemw2s.ensemble.record import Record
 
 # name -> (hidden, layers, heads, feed-forward, vocabulary): GPT-NeoX shapes of 10, 100 and 400 million parameters
 SIZES = {
@@ -42,22 +46,22 @@ SIZES = {
     "100m": (640, 14, 10, 2560, 16000),
     "400m": (1024, 24, 16, 4096, 50304),
 }
-SHORT, LONG = 2, 18
+SHORT, LONG = 2, {"tiny": 34, "10m": 18, "100m": 14, "400m": 10}
+RANKS = (8, 16, 64)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One cell of the grid."""
+    """Experts, rows and prompt of one cell; its ranks are measured side by side."""
 
     experts: int
-    rank: int
     batch: int
     prompt: int
 
 
 def cells(size: str) -> list[Cell]:
     """The full grid at 10 M; above, B · T up to 32 with short prompts, and long ones at B = 1."""
-    grid = [Cell(t, r, b, p) for p in (64, 512) for b in (1, 8, 32) for t in (1, 2, 4, 8) for r in (8, 16, 64)]
+    grid = [Cell(t, b, p) for p in (64, 512) for b in (1, 8, 32) for t in (1, 2, 4, 8)]
     if size in ("10m", "tiny"):
         return grid
     return [c for c in grid if (c.prompt == 64 and c.batch * c.experts <= 32) or (c.prompt == 512 and c.batch == 1)]
@@ -91,57 +95,85 @@ def with_adapters(model: Any, experts: int, rank: int) -> Any:
     return peft.to(model.dtype).eval()
 
 
-def own_steps(bank: Any, cell: Cell, vocabulary: int) -> Callable[[int], None]:
-    prompts = torch.randint(1, vocabulary, (cell.batch, cell.prompt)).tolist()
+def fill(cache: Any, config: Any, rows: int, tokens: int, dtype: torch.dtype) -> None:
+    """Random keys and values as if a prompt had been read: what it says does not matter for speed."""
+    heads = config.num_attention_heads
+    state = torch.randn(rows, heads, tokens, config.hidden_size // heads).to(dtype)
+    for layer in range(config.num_hidden_layers):
+        cache.update(state, state, layer)
 
+
+def own_steps(bank: Any, cell: Cell) -> Callable[[int], None]:
+    """The inner loop of ``decoding``: passes, mixture, record."""
+    model, inside = bank.experts[0], bank.new_cache()
+    for part in inside.parts:
+        fill(part, model.config, cell.batch * inside.copies, cell.prompt, next(model.parameters()).dtype)
+    inside.rows = cell.batch
+    alphas, rule = torch.full((bank.size,), 1.0 / bank.size, dtype=torch.float64), open_rule("mean")
+    rows, weights = torch.arange(cell.batch), alphas.float()[:, None]
+
+    @torch.inference_mode()
     def run(steps: int) -> None:
-        list(generate(bank, [1.0] * bank.size, "mean", prompts, max_new_tokens=steps, eos_token_ids=None, pad_token_id=0))
+        ids, record = torch.ones(cell.batch, 1, dtype=torch.int64), Record(cell.batch, steps, 0, bank.device)
+        for step in range(steps):
+            positions = torch.full((cell.batch, 1), cell.prompt + step)
+            log_probs = log_distribution(
+                bank(ids, position_ids=positions, cache=inside, keep=1)[:, :, -1], torch.float32
+            )
+            mixed = rule(log_probs, alphas)
+            chosen = mixed.argmax(dim=-1)
+            record.add(step, rows, chosen, chosen < 0, log_probs, mixed, weights)
+            ids = chosen[:, None]
+        inside.crop(-steps)
 
     return run
 
 
-def hf_steps(model: Any, cell: Cell, vocabulary: int) -> Callable[[int], None]:
-    ids = torch.randint(1, vocabulary, (cell.batch, cell.prompt))
+def hf_steps(model: Any, cell: Cell) -> Callable[[int], None]:
+    """Transformers' own generate, going on from a filled cache."""
+    cache = DynamicCache(config=model.config)
+    fill(cache, model.config, cell.batch, cell.prompt, model.dtype)
+    ids = torch.ones(cell.batch, cell.prompt + 1, dtype=torch.int64)
     mask = torch.ones_like(ids)
 
     def run(steps: int) -> None:
         model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, pad_token_id=0
-        )
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=steps, min_new_tokens=steps,
+            do_sample=False, pad_token_id=0, eos_token_id=None,
+        )  # fmt: skip
+        cache.crop(cell.prompt - cache.get_seq_length())
 
     return run
 
 
-def peft_steps(peft: Any, cell: Cell, vocabulary: int) -> Callable[[int], None]:
+def peft_steps(peft: Any, cell: Cell, cache: Any) -> Callable[[int], None]:
     """Every expert's rows in one batch, mixed per token: what a user would write around PEFT's mixed batch."""
-    ids = torch.randint(1, vocabulary, (cell.batch, cell.prompt))
     names = [f"e{n}" for n in range(cell.experts) for _ in range(cell.batch)]
 
     @torch.inference_mode()
     def run(steps: int) -> None:
-        rows, cache = ids.repeat(cell.experts, 1), None
+        rows = torch.ones(cell.experts * cell.batch, 1, dtype=torch.int64)
         for _ in range(steps):
             output = peft(input_ids=rows, past_key_values=cache, use_cache=True, adapter_names=names, logits_to_keep=1)
-            cache = output.past_key_values
             probs = output.logits[:, -1].float().softmax(-1).view(cell.experts, cell.batch, -1).mean(0)
             rows = probs.argmax(-1)[:, None].repeat(cell.experts, 1)
+        cache.crop(-steps)
 
     return run
 
 
-def step_seconds(runs: dict[str, Callable[[int], None]], repeats: int) -> dict[str, float]:
+def step_seconds(runs: dict[str, Callable[[int], None]], repeats: int, long: int) -> dict[str, float]:
     """Seconds of a step of each contender: the median over repeats, contenders in turn."""
     found: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run(SHORT)
     for _ in range(repeats):
         for name, run in runs.items():
+            run(SHORT)  # not timed: adapters are put in place, memory is warmed
             times = []
-            for steps in (SHORT, LONG):
+            for steps in (SHORT, long):
                 began = time.perf_counter()
                 run(steps)
                 times.append(time.perf_counter() - began)
-            found[name].append((times[1] - times[0]) / (LONG - SHORT))
+            found[name].append((times[1] - times[0]) / (long - SHORT))
     return {name: statistics.median(some) for name, some in found.items()}
 
 
@@ -162,50 +194,78 @@ def machine_limits(dtype: torch.dtype) -> tuple[float, float]:
     return long.numel() * 4 / min(read), 2 * 1024 * 4096 * 4096 / min(product)
 
 
-def bound_seconds(size: str, cell: Cell, experts: int, adapted: bool, item: int, limits: tuple[float, float]) -> float:
+def bound_seconds(size: str, cell: Cell, experts: int, rank: int, item: int, limits: tuple[float, float]) -> float:
     """The larger of the two times of a step, by the formulas of bytes and FLOPs (weights, adapters, cache, logits)."""
     hidden, layers, _, wide, vocabulary = SIZES[size]
     streamed = layers * (4 * hidden * hidden + 2 * hidden * wide) + hidden * vocabulary
-    around = layers * (2 * 4 * hidden + 2 * hidden + 2 * (hidden + wide)) if adapted else 0  # Σ (in + out), qkv as one
-    rank, rows = (cell.rank if adapted else 0), experts * cell.batch
-    context = cell.prompt + LONG / 2
+    around = layers * (2 * 4 * hidden + 2 * hidden + 2 * (hidden + wide))  # Σ (in + out) of adapted layers
+    rows, context = experts * cell.batch, cell.prompt + LONG[size] / 2
     cached = 2 * layers * hidden * item
     moved = streamed * item + experts * rank * around * item + rows * context * cached + 8 * rows * vocabulary
     work = 2 * rows * (streamed + rank * around) + 4 * rows * context * layers * hidden
     return max(moved / limits[0], work / limits[1])
 
 
-def measure(size: str, cell: Cell, dtype: torch.dtype, repeats: int, rivals: list[str]) -> dict[str, float]:
-    vocabulary = SIZES[size][4]
-    runs: dict[str, Callable[[int], None]] = {}
-    one = base_model(size, dtype)
-    pack_linears(one)
-    runs["own-1"] = own_steps(Turns([one]), cell, vocabulary)
-    if "hf-1" in rivals:
-        runs["hf-1"] = hf_steps(base_model(size, dtype), cell, vocabulary)
-    peft = with_adapters(base_model(size, dtype), cell.experts, cell.rank)
-    if "peft" in rivals:
-        runs["peft"] = peft_steps(peft, cell, vocabulary)
-    adapters = []
-    for n in range(cell.experts):
-        peft.set_adapter(f"e{n}")
-        adapters.append(_adapter(peft, f"e{n}"))
-    runs["own"] = own_steps(make_bank(stack_on(base_model(size, dtype), adapters)), cell, vocabulary)
-    if "turns" in rivals:
-        # Two sets of weights by turns cost the memory bus what T sets would, and fit beside the other contenders.
-        copies = [base_model(size, dtype) for _ in range(min(cell.experts, 2))]
-        models = [copies[n % len(copies)] for n in range(cell.experts)]
-        runs["turns"] = own_steps(Turns(models), cell, vocabulary)
-    return step_seconds(runs, repeats)
+class Contenders:
+    """Models of one size, made once; adapters are made for every number of experts."""
+
+    def __init__(self, size: str, dtype: torch.dtype) -> None:
+        self.size, self.dtype = size, dtype
+        self.packed, self.plain = base_model(size, dtype), [base_model(size, dtype), base_model(size, dtype)]
+        pack_model(self.packed)
+        self.stacked: Any = None  # what the base holds now
+        self.adapted: Any = None
+        self.base = base_model(size, dtype)
+        self.peft_base = base_model(size, dtype)
+
+    def runs(self, cell: Cell) -> dict[str, Callable[[int], None]]:
+        """What decodes in a cell, by name; stacks of all ranks take turns on one base."""
+        found = {
+            "own-1": own_steps(Turns([self.packed]), cell),
+            "hf-1": hf_steps(self.plain[0], cell),
+            # Two sets of weights by turns cost the memory bus what T sets would, and fit beside the other contenders.
+            "turns": own_steps(Turns([self.plain[n % 2] for n in range(cell.experts)]), cell),
+        }
+        for rank in RANKS:
+            found[f"own-r{rank}"] = self._own(cell, rank)
+            found[f"peft-r{rank}"] = self._peft(cell, rank)
+        return found
+
+    def _own(self, cell: Cell, rank: int) -> Callable[[int], None]:
+        adapters = [random_adapter(self.plain[0], rank, seed) for seed in range(cell.experts)]
+
+        def run(steps: int) -> None:
+            if self.stacked != (cell, rank):
+                self.steps, self.stacked = own_steps(make_bank(stack_on(self.base, adapters)), cell), (cell, rank)
+            self.steps(steps)
+
+        return run
+
+    def _peft(self, cell: Cell, rank: int) -> Callable[[int], None]:
+        cache = DynamicCache(config=self.plain[0].config)
+        fill(cache, self.plain[0].config, cell.experts * cell.batch, cell.prompt, self.dtype)
+
+        def run(steps: int) -> None:
+            if self.adapted != (cell.experts, rank):
+                base = self.peft.unload() if self.adapted else self.peft_base
+                self.peft, self.adapted = with_adapters(base, cell.experts, rank), (cell.experts, rank)
+            peft_steps(self.peft, cell, cache)(steps)
+
+        return run
 
 
-def _adapter(peft: Any, name: str) -> Any:
-    from peft import get_peft_model_state_dict
-
-    from ensemw2s.ensemble.engine.adapters import parse_adapter
-
-    state = get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
-    return parse_adapter(peft.peft_config[name].to_dict(), state)
+def random_adapter(model: Any, rank: int, seed: int) -> Adapter:
+    """LoRA on every linear layer but the output, filled so that it does something; PEFT's names."""
+    generator, state = torch.Generator().manual_seed(seed), {}
+    for name, layer in model.named_modules():
+        wide = getattr(layer, "in_features", None)
+        if wide is None or not name.rpartition(".")[2].startswith(("query_key_value", "dense")) or "base" in name:
+            continue
+        state[f"base_model.model.{name}.lora_A.weight"] = torch.randn(rank, wide, generator=generator) * wide**-0.5
+        state[f"base_model.model.{name}.lora_B.weight"] = (
+            torch.randn(layer.out_features, rank, generator=generator) * 0.01
+        )
+    return parse_adapter({"peft_type": "LORA", "lora_alpha": 2 * rank}, state)
 
 
 def main() -> None:
@@ -214,29 +274,32 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rivals", default="hf-1,peft,turns")
-    parser.add_argument("--only", default="", help="T,r,B,P of one cell; several with a space between")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", default="", help="T,B,P of one cell; several with a space between")
+    parser.add_argument("--out", type=Path, help="a JSON file that grows cell by cell")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    dtype = getattr(torch, arguments.dtype)
+    dtype, item = getattr(torch, arguments.dtype), torch.finfo(getattr(torch, arguments.dtype)).bits // 8
     limits = machine_limits(dtype)
     print(describe())
-    print(f"{arguments.size} {arguments.dtype}: {limits[0] / 1e9:.1f} GB/s, {limits[1] / 1e9:.0f} GFLOP/s")
-    chosen = [Cell(*map(int, part.split(","))) for part in arguments.only.split()] or cells(arguments.size)
-    print(f"{'T':>2} {'r':>3} {'B':>3} {'P':>4} {'own-1 ms':>9} {'own':>6} {'hf-1':>6} {'turns':>6} {'peft':>6} {'bound':>6}")
-    table = []
-    for cell in chosen:
-        found = measure(arguments.size, cell, dtype, arguments.repeats, arguments.rivals.split(","))
-        item, unit = torch.finfo(dtype).bits // 8, found["own-1"]
-        bounds = [bound_seconds(arguments.size, cell, n, a, item, limits) for n, a in ((cell.experts, True), (1, False))]
-        table.append({**dataclasses.asdict(cell), "seconds": found, "bound": bounds[0] / bounds[1]})
-        ratios = [f"{found[name] / unit:6.2f}" if name in found else "     -" for name in ("own", "hf-1", "turns", "peft")]
-        print(
-            f"{cell.experts:2} {cell.rank:3} {cell.batch:3} {cell.prompt:4} {unit * 1e3:9.2f} {' '.join(ratios)} "
-            f"{bounds[0] / bounds[1]:6.2f}", flush=True,
-        )  # fmt: skip
+    print(
+        f"{arguments.size} {arguments.dtype}: {limits[0] / 1e9:.1f} GB/s, {limits[1] / 1e9:.0f} GFLOP/s; times of own-1"
+    )
+    print(" T   r  B   P  own-1 ms    own   hf-1  turns   peft  bound")
+    contenders, table = Contenders(arguments.size, dtype), []
+    for cell in [Cell(*map(int, part.split(","))) for part in arguments.only.split()] or cells(arguments.size):
+        found = step_seconds(contenders.runs(cell), arguments.repeats, LONG[arguments.size])
+        unit = found["own-1"]
+        one = bound_seconds(arguments.size, cell, 1, 0, item, limits)
+        bounds = {rank: bound_seconds(arguments.size, cell, cell.experts, rank, item, limits) / one for rank in RANKS}
+        table.append({**dataclasses.asdict(cell), "seconds": found, "bounds": bounds})
+        for rank in RANKS:
+            ratios = [found[name] / unit for name in (f"own-r{rank}", "hf-1", "turns", f"peft-r{rank}")]
+            told = " ".join(f"{ratio:6.2f}" for ratio in ratios)
+            print(
+                f"{cell.experts:2} {rank:3} {cell.batch:2} {cell.prompt:3} {unit * 1e3:9.2f} {told} {bounds[rank]:6.2f}",
+                flush=True,
+            )
         if arguments.out:
             record = {"size": arguments.size, "dtype": arguments.dtype, "machine": describe(), "limits": limits}
             arguments.out.write_text(json.dumps({**record, "cells": table}, indent=1))

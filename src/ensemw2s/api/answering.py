@@ -242,7 +242,7 @@ def _label_folder(
             **common,
         )
     bench.shelf.keep(members.experts)
-    models = [bench.shelf.load(expert) for expert in members.experts]
+    models = bench.shelf.load_all(members.experts)
     return label_stream(
         models, members.alphas, open_rule(members.rule, members.rule_state or None), rows, out,
         tokenizer=bench.tokenizer(members.experts[0].role), task_format=form, label_by=label_by, soft_top_k=soft_top_k,

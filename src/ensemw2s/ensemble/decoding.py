@@ -16,7 +16,7 @@ from torch import Tensor
 from ensemw2s.ensemble.combine import MixRule, expert_weights, open_rule
 from ensemw2s.ensemble.early import decode_early, exits_early
 from ensemw2s.ensemble.engine.bank import Bank
-from ensemw2s.ensemble.engine.choose import make_bank
+from ensemw2s.ensemble.engine.choose import steady_bank
 from ensemw2s.ensemble.experts import check_lengths, context_limit, evaluating
 from ensemw2s.ensemble.fixed import decode_fixed, takes_fixed
 from ensemw2s.ensemble.numeric import widest
@@ -64,7 +64,8 @@ def generate(
     the number of prompts. Arguments are checked at once, work begins with the first ``next``.
 
     Args:
-        models: T causal LMs over one vocabulary, which run in turn; or a bank, which may do better.
+        models: T causal LMs over one vocabulary, which run in turn (views of one stack together); or a bank, which
+            may do better.
         alphas: ``[expert]``, any scale.
         rule: a name in :data:`~ensemw2s.ensemble.combine.RULES`, or an opened rule.
         prompts: token ids, at least one a prompt.
@@ -90,7 +91,7 @@ def generate(
         DataError: an empty prompt, one that leaves no room for an answer, ids repeated or of another number.
         ModelError: no expert, or different vocabularies.
     """
-    bank = models if isinstance(models, Bank) else make_bank(models, "turns")
+    bank = models if isinstance(models, Bank) else steady_bank(models)
     if max_new_tokens < 1 or batch_size < 1:
         raise ConfigError(f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}: both must be at least 1")
     if dtype not in (torch.float32, torch.float64):

@@ -80,7 +80,7 @@ class StoredBench:
 
     def _members(self, members: Members) -> list[Any]:
         self.shelf.keep(members.experts)
-        return [self.shelf.load(expert) for expert in members.experts]
+        return self.shelf.load_all(members.experts)
 
     def _rule(self, members: Members) -> MixRule:
         return open_rule(members.rule, members.rule_state or None)

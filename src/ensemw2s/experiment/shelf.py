@@ -11,10 +11,12 @@ from ensemw2s.data.binary import CLASSES
 from ensemw2s.data.encoding import Encoded, encode_classes, encode_rows, first_answer_token, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
+from ensemw2s.ensemble.engine.choose import load_experts
 from ensemw2s.experiment.config import Config
 from ensemw2s.methods.bench import Expert, ModelRole
 from ensemw2s.models.adapters import add_lora, load_expert, save_adapter
 from ensemw2s.models.classes import ClassSpec, add_class_lora, load_class_model, open_class_model, save_class_model
+from ensemw2s.models.checks import is_adapter_folder
 from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_folder, quiet, writing
 
 
@@ -85,6 +87,18 @@ class Shelf:
         if expert.identity not in self._loaded:
             self._loaded[expert.identity] = self.fresh(expert)
         return self._loaded[expert.identity]
+
+    def load_all(self, experts: Sequence[Expert]) -> list[Any]:
+        """Models of several experts; LoRA adapters that are not loaded yet share their base, in memory and passes."""
+        missing = [expert for expert in experts if expert.identity not in self._loaded]
+        folders = [expert.folder for expert in missing if expert.folder is not None]
+        one_role = len({expert.role for expert in missing}) == 1
+        adapters = len(folders) == len(missing) and all(map(is_adapter_folder, folders))
+        if len(missing) > 1 and one_role and adapters and not self.settings.binary:
+            with quiet():
+                models = load_experts(folders, self.settings.name(missing[0].role), **self._common())
+            self._loaded |= {expert.identity: model for expert, model in zip(missing, models, strict=True)}
+        return [self.load(expert) for expert in experts]
 
     def keep(self, experts: Iterable[Expert]) -> None:
         """Let go of every kept model but these experts'."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.combine import MixRule, expert_weights
 from ensemw2s.ensemble.decoding import generate
+from ensemw2s.ensemble.engine.bank import Bank, Turns
+from ensemw2s.ensemble.engine.choose import steady_bank
 from ensemw2s.ensemble.evidence import expert_tokens
 from ensemw2s.ensemble.experts import context_limit, end_tokens
 from ensemw2s.ensemble.scoring import choice_tables, mixture_scores
@@ -27,6 +30,8 @@ from ensemw2s.labelling.labels import (
     TokenVotes,
     usable_parts,
 )
+
+_SIDE_BY_SIDE = 512  # rows in one pass of a stack, measured on the CPU with the built-in models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,17 @@ class MixtureLabeller:
     votes: bool
     batch_size: int
 
+    @functools.cached_property
+    def bank(self) -> Bank:
+        """The experts' passes, in a way that is the same whenever a labelling is taken up again."""
+        return steady_bank(self.models, stack=True)
+
+    def _decoded_together(self) -> int:
+        """A pass of all experts has their rows side by side, and about ``_SIDE_BY_SIDE`` of them are fastest."""
+        if isinstance(self.bank, Turns):
+            return self.batch_size
+        return min(self.batch_size, max(1, _SIDE_BY_SIDE // self.bank.size))
+
     def label(self, rows: Sequence[Row], progress: Progress) -> Labelled:
         """See ``Labeller``. A row is skipped whose prompt or whose longest option leaves no room in the context."""
         by_options = self.label_by == "options"
@@ -77,9 +93,9 @@ class MixtureLabeller:
         parts, skipped = usable_parts(rows, self._encode_prompts)
         encoded = [row for _, part in parts for row in part]
         decoded = generate(
-            self.models, self.alphas, self.rule, [row.input_ids for row in encoded], ids=[row.id for row in encoded],
+            self.bank, self.alphas, self.rule, [row.input_ids for row in encoded], ids=[row.id for row in encoded],
             max_new_tokens=self.task_format.max_new_tokens, eos_token_ids=end_tokens(self.models[0], self.tokenizer),
-            pad_token_id=padding_token(self.tokenizer), batch_size=self.batch_size, progress=progress,
+            pad_token_id=padding_token(self.tokenizer), batch_size=self._decoded_together(), progress=progress,
         )  # fmt: skip
         answers = list(decoded)
         tokens = [answer.token_ids for answer in answers]

@@ -138,6 +138,7 @@ def label_stream(
         "alphas": weights,
         "rule": mixing.name,
         "rule_state": fingerprint(mixing.state),
+        "engine": labeller.bank.name,
     }
     settings = {"format": form.to_dict(), "label_by": label_by, "soft_top_k": soft_top_k, "votes": votes}
     first, rows = _peek(rows)

@@ -5,6 +5,7 @@ What was taken and why is logged under ``ensemw2s.engine`` and kept in the bank 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ ENGINES = ("auto", "turns", "stacked")
 Engine = Literal["auto", "turns", "stacked"]
 # Stacking copies the experts; above this many parameters a step is bound by reading weights and cannot gain.
 LARGEST_STACKED = 30_000_000
+# Up to here stacking wins on every machine measured, so nothing has to be measured.
+SMALL = 3_000_000
 _CLOSE = 2e-3  # largest difference of log-probabilities, relative to float32 or bfloat16, that is rounding
 
 
@@ -72,6 +75,23 @@ def make_bank(models: Sequence[Any], engine: str = "auto", *, pack: bool = False
                 pack_model(model)
     log.info("engine %s for %d experts: %s", bank.name, bank.size, bank.why)
     return bank
+
+
+def steady_bank(models: Sequence[Any], *, stack: bool = False) -> Bank:
+    """A bank chosen by kind and size alone and never by a measurement: equal experts always compute equal floats.
+
+    Args:
+        models: T causal LMs over one vocabulary.
+        stack: stack the weights of small full experts (up to ``SMALL`` parameters each); views of one stack share
+            their pass in any case.
+    """
+    check_experts(models)
+    bank = _known_stack(models)
+    if bank is None and stack and len(models) > 1 and model_size(models[0]) <= SMALL:
+        with contextlib.suppress(Unstackable):
+            bank = _stack_full(models, measured=False)
+            bank.why = f"experts of up to {SMALL:,} parameters"
+    return bank or Turns(models, "full experts in a fixed way")
 
 
 def load_experts(
