@@ -6,13 +6,12 @@ Heavy imports (torch, transformers) wait until a verb needs them.
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-from types import FrameType
 from typing import Annotated
 
 import typer
 
+from ensemw2s import interrupts
 from ensemw2s.errors import EnsemW2SError
 
 app = typer.Typer(
@@ -23,16 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class _Stopped(BaseException):
-    """Ctrl-C, or a scheduler's SIGTERM. A class of our own: the framework turns KeyboardInterrupt into a bare abort."""
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    # A second Ctrl-C kills at once, should the clean-up hang.
-    signal.signal(number, signal.SIG_DFL)
-    raise _Stopped(number)
 
 
 def _version(show: bool) -> None:
@@ -62,12 +51,11 @@ def _register() -> None:
 def main() -> None:
     """Run the command line."""
     _register()
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
+    interrupts.install()
     try:
         app(standalone_mode=True)
-    except _Stopped as stopped:
-        _resume_hint(int(stopped.args[0]))
+    except interrupts.Stopped as stopped:
+        _resume_hint(stopped.number)
     except EnsemW2SError as error:
         _fail(str(error))
     except OSError as error:

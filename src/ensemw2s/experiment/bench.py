@@ -34,6 +34,7 @@ from ensemw2s.experiment.shelf import BenchSettings, Shelf
 from ensemw2s.experiment.store import StageResult, Store
 from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole
 from ensemw2s.models.vocabulary import check_same_vocabulary
+from ensemw2s.training.checkpoint import Checkpoints
 from ensemw2s.training.finetune import fine_tune
 from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
@@ -131,6 +132,9 @@ class StoredBench:
             **self._task(),
         }
 
+        identity = self.store.identity("expert", VERSIONS["expert"], inputs)
+        checkpoints = Checkpoints(self.store.checkpoints(identity), identity)
+
         def build(folder: Path) -> None:
             model = self.shelf.to_train(role, start or self.pretrained(role), seed)
             context = self._shared_context() if soft else self.shelf.context(model)
@@ -142,6 +146,7 @@ class StoredBench:
                 done = fine_tune(
                     model, encoded.rows, settings, seed=seed, token_weights=token_weights, soft=soft,
                     pad_token_id=padding_token(self.tokenizer(role)), progress=progress, loss=loss or LossSettings(),
+                    checkpoints=checkpoints,
                 )  # fmt: skip
             self.shelf.save(model, role, folder / "model")
             summary = {"steps": done.steps, "tokens": done.tokens, "answer_tokens": done.answer_tokens,
@@ -149,6 +154,7 @@ class StoredBench:
             write_json(folder / "training.json", summary)
 
         result = self._stage("expert", f"train {role} model", inputs, build)
+        checkpoints.clear()
         return Expert(role, result.identity, result.folder / "model", result.seconds)
 
     def training_summary(self, expert: Expert) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from ensemw2s.ensemble.engine.choose import load_experts
 from ensemw2s.experiment.config import Config
 from ensemw2s.methods.bench import Expert, ModelRole
 from ensemw2s.models.adapters import add_lora, load_expert, save_adapter
-from ensemw2s.models.classes import ClassSpec, add_class_lora, load_class_model, open_class_model, save_class_model
 from ensemw2s.models.checks import is_adapter_folder
+from ensemw2s.models.classes import ClassSpec, add_class_lora, load_class_model, open_class_model, save_class_model
 from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_folder, quiet, writing
 
 

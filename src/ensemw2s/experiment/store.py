@@ -20,7 +20,9 @@ from typing import Any
 
 from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, verify_checksums, write_json
 from ensemw2s.errors import CacheError
+from ensemw2s.experiment.locks import StageLock
 
+CHECKPOINTS = "checkpoints"
 STAGE_FILE = "stage.json"
 
 
@@ -59,11 +61,15 @@ class Store:
     Args:
         root: the store's folder; made when first written to.
         common: inputs that belong to every stage: what decides the floats (dtype, device type, threads, versions).
+        waiting: told where another process builds what is asked for.
     """
 
-    def __init__(self, root: Path, common: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, root: Path, common: Mapping[str, Any] | None = None, waiting: Callable[[str], None] | None = None
+    ) -> None:
         self.root = root
         self.common = dict(common or {})
+        self.waiting = waiting
 
     def identity(self, name: str, version: int, inputs: Mapping[str, Any]) -> str:
         """The identity of a stage: equal exactly when name, version, inputs and numerics are."""
@@ -85,23 +91,60 @@ class Store:
         """
         identity = self.identity(name, version, inputs)
         folder = self.folder(name, identity)
-        if folder.exists():
-            try:
-                verify_checksums(folder)
-                seconds = float(read_json(folder / STAGE_FILE)["seconds"])
-                return StageResult(name, identity, folder, seconds, reused=True)
-            except CacheError:
-                # Damaged results are never used: set aside and made again.
-                shutil.rmtree(folder, ignore_errors=True)
+        found = self._found(name, identity, folder)
+        if found is not None:
+            return found
+        lock = StageLock(folder.with_name(f"{folder.name}.lock"))
+        if not lock.acquire(lambda: (folder / CHECKSUMS).is_file() and self._whole(folder), self.waiting):
+            found = self._found(name, identity, folder)
+            if found is not None:
+                return found
+            return self.stage(name, version, inputs, build)  # made by another process, and gone again
+        try:
+            _sweep(folder)
+            record = {"stage": name, "version": version, "identity": identity, "inputs": inputs}
+            seconds = self._build(folder, record, build)
+        finally:
+            lock.release()
+        return StageResult(name, identity, folder, seconds, reused=False)
+
+    def _found(self, name: str, identity: str, folder: Path) -> StageResult | None:
+        """A whole result; a damaged one is never used."""
+        if not folder.exists() or not self._whole(folder):
+            return None
+        return StageResult(name, identity, folder, float(read_json(folder / STAGE_FILE)["seconds"]), reused=True)
+
+    def _whole(self, folder: Path) -> bool:
+        try:
+            verify_checksums(folder)
+            float(read_json(folder / STAGE_FILE)["seconds"])
+        except (CacheError, KeyError, TypeError, ValueError):
+            return False
+        return True
+
+    def _build(self, folder: Path, record: Mapping[str, Any], build: Callable[[Path], None]) -> float:
+        """Build, and put in place; the lock is held. Returns seconds."""
+        if folder.exists():  # damaged: set aside and made again
+            shutil.rmtree(folder, ignore_errors=True)
         began = time.perf_counter()
         try:
             with atomic_folder(folder) as aside:
                 build(aside)
                 seconds = time.perf_counter() - began
-                record = {"stage": name, "version": version, "identity": identity, "inputs": inputs}
                 write_json(aside / STAGE_FILE, {**record, "numerics": self.common, "seconds": round(seconds, 3)})
         except CacheError:
-            # Another process finished the same stage first: its result is as good as ours.
-            if not (folder / CHECKSUMS).is_file():
+            # A builder that counted as dead, and was not, finished first: its result is as good as ours.
+            if not self._whole(folder):
                 raise
-        return StageResult(name, identity, folder, seconds, reused=False)
+            seconds = time.perf_counter() - began
+        return seconds
+
+    def checkpoints(self, identity: str) -> Path:
+        """Where a stage of this identity keeps what it has while it is being built."""
+        return self.root / CHECKPOINTS / identity[:24]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what builders of this stage left that were killed; the lock is held, so nobody needs it."""
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ensemw2s import interrupts
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.seeds import derive_seed
 from ensemw2s.training.batches import FlatRows, flatten_rows, plan_epoch
+from ensemw2s.training.checkpoint import Checkpoints, Progressed
 from ensemw2s.training.forward import output_width, plain_logits, short_logits, shortcut_agrees
 from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings, Overview
 from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate_factor
@@ -63,6 +65,7 @@ def fine_tune(
     progress: Progress | None = None,
     loss: str | LossSettings = "cross_entropy",
     soft: SoftTargets | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainResult:
     """Train the model's trainable parameters in place on weighted answer tokens.
 
@@ -84,6 +87,7 @@ def fine_tune(
         progress: called after every step with (steps done, steps in all).
         loss: its settings, or only a name in ``LOSSES``.
         soft: a teacher's distributions over all answer tokens of ``encoded``, where the loss wants them.
+        checkpoints: where the run keeps what it has, and goes on from. A run that is stopped by a signal saves first.
 
     Raises:
         DataError: rows, weights or soft labels that cannot be trained on.
@@ -103,9 +107,9 @@ def fine_tune(
     rows = flatten_rows(encoded, token_weights, pad_token_id, soft if loss_settings.needs_soft else None)
     if device is not None:
         model.to(device)
-    with _training_mode(model, settings, seed) as autocast:
+    with interrupts.deferred(), _training_mode(model, settings, seed) as autocast:
         run = _Run(model, rows, settings, seed, loss_settings, autocast)
-        tokens, answer_tokens, losses = run.train(progress)
+        tokens, answer_tokens, losses = run.train(progress, checkpoints)
     return TrainResult(len(losses), tokens, answer_tokens, time.perf_counter() - start, losses)
 
 
@@ -128,12 +132,10 @@ class _Run:
         self.device = self.parameters[0].device
         self.optimizer = make_optimizer(self.parameters, settings)
 
-    def train(self, progress: Progress | None) -> tuple[int, int, list[float]]:
+    def train(self, progress: Progress | None, checkpoints: Checkpoints | None) -> tuple[int, int, list[float]]:
         """Run all steps; returns tokens, answer tokens and the loss of every step."""
         rows, settings = self.rows, self.settings
-        steps, tokens, answer_tokens = count_steps(settings, len(rows)), 0, 0
-        losses: list[float] = []
-        pending: list[Tensor] = []
+        steps, pending = count_steps(settings, len(rows)), list[Tensor]()
         target_counts = np.diff(rows.target_offsets)
         # The shortest and the longest row together: padding is in the probe.
         ends = np.unique([int(rows.lengths.argmin()), int(rows.lengths.argmax())])
@@ -142,19 +144,29 @@ class _Run:
             self.logits = short_logits if shortcut_agrees(self.model, probe) else plain_logits
             if rows.soft is not None:
                 _check_vocabulary(rows.soft, output_width(self.model, probe))
+        found = None if checkpoints is None else checkpoints.load(self.parameters, self.optimizer, self.device)
+        done = found or Progressed(0, 0, 0, [])
+        first = done.step
         for step, batch in zip(range(steps), self._batches(), strict=False):
+            if step < first:
+                continue
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * learning_rate_factor(settings, step, steps)
             pending.append(self._step(batch, step / steps))
-            tokens += int(rows.lengths[batch].sum())
-            answer_tokens += int(target_counts[batch].sum())
-            if len(pending) == _CHECK_EVERY or step + 1 == steps:
-                losses += _checked(pending, len(losses))
+            done.step = step + 1
+            done.tokens += int(rows.lengths[batch].sum())
+            done.answer_tokens += int(target_counts[batch].sum())
+            keep = checkpoints is not None and (checkpoints.due() or interrupts.requested())
+            if len(pending) == _CHECK_EVERY or step + 1 == steps or keep:
+                done.losses += _checked(pending, len(done.losses))
                 pending.clear()
+            if checkpoints is not None and keep and step + 1 < steps:
+                checkpoints.save(done, self.parameters, self.optimizer, self.device)
             if progress is not None:
                 progress(step + 1, steps)
+            interrupts.stop_if_requested()
         _check_weights(self.parameters, steps)
-        return tokens, answer_tokens, losses
+        return done.tokens, done.answer_tokens, done.losses
 
     def _batches(self) -> Iterator[np.ndarray]:
         epoch = 0

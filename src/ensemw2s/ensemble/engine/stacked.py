@@ -137,13 +137,11 @@ class JoinedLinear(nn.Module):
         both = self.first(x)
         y, inside, expert = both[..., : self.out_features], both[..., self.out_features :], self.switch.expert
         if expert is not None:
-            own = inside * self.own[expert]
-        elif self.switch.weights is not None:
-            own = inside * (self.switch.weights.to(self.own) @ self.own)
-        else:
-            split = inside.reshape(self.experts, -1, inside.shape[-1]) * self.own[:, None]
-            own = split.view(inside.shape)
-        return self.second(own) + y
+            return self.second(inside * self.own[expert]).add_(y)
+        if self.switch.weights is not None:
+            return self.second(inside * (self.switch.weights.to(self.own) @ self.own)).add_(y)
+        split = inside.reshape(self.experts, -1, inside.shape[-1]) * self.own[:, None]
+        return self.second(split.view(inside.shape)).add_(y)
 
 
 def stack_adapters(base: nn.Module, adapters: list[Adapter], switch: Switch, *, pack: bool) -> None:

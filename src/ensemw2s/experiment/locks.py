@@ -1,0 +1,160 @@
+"""One builder a stage among processes that share a store: a lock file with owner and heartbeat.
+
+The owner touches its file; a waiter that sees no touch for a while (by its own clock, so that clocks need not agree),
+or whose machine knows that the owner is dead, takes the lock over. A builder that lost its lock (a laptop that slept)
+does no harm: results are renamed into place whole, and equal inputs make equal results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ensemw2s.artifacts import disk_error
+
+BEAT = 2.0  # seconds between touches
+DEAD_AFTER = 30.0  # seconds without a touch
+_POLL = 0.1
+
+
+class StageLock:
+    """The right to build one stage.
+
+    Args:
+        path: of the lock file.
+        beat: seconds between touches.
+        dead_after: seconds without a touch after which an owner counts as dead.
+    """
+
+    def __init__(self, path: Path, *, beat: float = BEAT, dead_after: float = DEAD_AFTER) -> None:
+        self.path, self.beat, self.dead_after = path, beat, dead_after
+        self.token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self, finished: Callable[[], bool], waiting: Callable[[str], None] | None = None) -> bool:
+        """Wait until this process may build, or until nobody has to.
+
+        Args:
+            finished: whether the stage has a result.
+            waiting: told once, in words, whom it waits for.
+
+        Returns:
+            True: the lock is held and the stage has no result yet. False: it has one; no lock is held.
+
+        Raises:
+            CacheError: the store cannot be written.
+        """
+        told = False
+        seen: tuple[int | None, float] = (None, time.monotonic())
+        while True:
+            if finished():
+                return False
+            if self._take():
+                if finished():  # by the one who just let go
+                    self.release()
+                    return False
+                return True
+            owner, touched = self._look()
+            if touched is None:
+                continue  # it was let go between the two looks
+            if touched != seen[0]:
+                seen = (touched, time.monotonic())
+            if time.monotonic() - seen[1] > self.dead_after or _dead(owner):
+                self._break(owner)
+                continue
+            if waiting is not None and not told:
+                waiting(f"waiting for process {owner.get('pid', '?')} on {owner.get('host', '?')}, which builds it")
+                told = True
+            time.sleep(_POLL)
+
+    def release(self) -> None:
+        """Let go, if it is still ours."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        owner, _ = self._look()
+        if owner.get("token") == self.token:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def _take(self) -> bool:
+        owner = {"token": self.token, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # The file appears with its text, or not at all: a link is made to a whole file, and only where none is.
+            aside = self.path.with_name(f".{self.path.name}.{self.token}.tmp")
+            aside.write_text(json.dumps(owner), encoding="utf-8")
+            try:
+                _claim(aside, self.path)
+            except FileExistsError:
+                return False
+            finally:
+                aside.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._touch, name="stage lock", daemon=True)
+        self._thread.start()
+        return True
+
+    def _touch(self) -> None:
+        while not self._stop.wait(self.beat):
+            owner, _ = self._look()
+            if owner.get("token") != self.token:
+                return
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def _look(self) -> tuple[dict[str, Any], int | None]:
+        """The owner and the last touch; ({}, None) where there is no lock."""
+        try:
+            touched = self.path.stat().st_mtime_ns
+            return dict(json.loads(self.path.read_text(encoding="utf-8"))), touched
+        except FileNotFoundError:
+            return {}, None
+        except (OSError, ValueError):
+            return {}, 0
+
+    def _break(self, owner: dict[str, Any]) -> None:
+        """Take a dead owner's lock away; of several waiters only one succeeds, and all try for the lock again."""
+        gone = self.path.with_name(f".{self.path.name}.{self.token}.dead")
+        with contextlib.suppress(OSError, ValueError):
+            self.path.rename(gone)
+            if dict(json.loads(gone.read_text(encoding="utf-8"))).get("token") != owner.get("token"):
+                _claim(gone, self.path)  # another waiter was quicker, and this is already its own lock: put it back
+        gone.unlink(missing_ok=True)
+
+
+def _claim(text: Path, path: Path) -> None:
+    """Make ``path`` with the text of a file, only where there is none. Raises FileExistsError."""
+    try:
+        os.link(text, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: the file is there a moment before its text
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.read_bytes())
+
+
+def _dead(owner: dict[str, Any]) -> bool:
+    """Whether the owner ran on this machine and no longer does."""
+    pid = owner.get("pid")
+    if owner.get("host") != socket.gethostname() or not isinstance(pid, int) or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
