@@ -15,10 +15,12 @@ from ensemw2s.data.rows import Row
 from ensemw2s.errors import ConfigError
 from ensemw2s.experiment import run as run_module
 from ensemw2s.experiment.bench import StoredBench
+from ensemw2s.experiment.explain import explain
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.run import execute
 from ensemw2s.experiment.sources import load_splits
+from ensemw2s.experiment.upkeep import damaged
 from ensemw2s.report.write import write_report
 
 CONFIG = load_config("tiny")
@@ -59,6 +61,49 @@ def test_results_hold_what_is_promised(finished: tuple) -> None:
     assert all(seconds >= 0 for seconds in results["timings"].values())
     assert {"torch", "python", "transformers"} <= set(results["versions"])
     assert results["config"]["boost"]["rounds"] == 2
+
+
+def test_a_finished_run_is_explained_as_found(finished: tuple) -> None:
+    _, _, store = finished
+    lines = explain(CONFIG, store=store)
+    assert {line.state for line in lines} == {"found"}
+    assert {line.system for line in lines} == SYSTEMS
+    assert sum(line.count for line in lines if line.stage == "expert") >= 7
+
+
+def test_a_changed_setting_is_named_and_only_what_hangs_on_it_runs(finished: tuple) -> None:
+    _, _, store = finished
+    student = dataclasses.replace(CONFIG.student, learning_rate=0.123)
+    lines = explain(dataclasses.replace(CONFIG, student=student), store=store)
+    by_system = {line.system: line for line in lines if line.state != "found"}
+    assert set(by_system) == {"student", "student_from_weak", "strong_on_easy", "ceiling"}
+    for line in by_system.values():
+        assert (line.stage, line.state) == ("expert", "run")
+        assert line.why.startswith("changed: ")
+        assert "training.learning_rate" in line.why
+        assert "-> 0.123" in line.why
+
+
+def test_what_follows_a_missing_stage_waits(finished: tuple, tmp_path: Path) -> None:
+    lines = explain(CONFIG, store=tmp_path / "empty")
+    assert {line.state for line in lines} == {"run", "waits"}
+    first = next(line for line in lines if line.system == "weak")
+    assert (first.stage, first.why) == ("expert", "nothing like it is stored")
+    assert next(line for line in lines if line.system == "student").state == "waits"
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_damaged_stage_is_said_to_be_damaged(finished: tuple, tmp_path: Path) -> None:
+    _, _, store = finished
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    for weights in copy.glob("expert/*/model/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1])
+    told = {line.why for line in explain(CONFIG, store=copy) if line.state == "run"}
+    assert told == {"the stored result is damaged"}
+    bad = list(damaged(copy))
+    assert len(bad) == len(list(copy.glob("expert/*")))
+    assert all("damaged" in reason for _, reason in bad)
 
 
 def test_the_folder_holds_labels_ensemble_student_and_report(finished: tuple) -> None:

@@ -42,9 +42,24 @@ def _root(
 
 
 def _register() -> None:
-    from ensemw2s.cli import boost, evaluate, generate, label, listing, lm_eval, rate, report, run, student, study
+    from ensemw2s.cli import (
+        boost,
+        cache,
+        evaluate,
+        explain,
+        generate,
+        label,
+        listing,
+        lm_eval,
+        rate,
+        report,
+        run,
+        student,
+        study,
+    )
 
-    for module in (run, study, boost, label, student, evaluate, generate, rate, report, listing, lm_eval):
+    modules = (run, explain, study, boost, label, student, evaluate, generate, rate, report, listing, cache, lm_eval)
+    for module in modules:
         module.register(app)
 
 

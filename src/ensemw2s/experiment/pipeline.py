@@ -55,24 +55,34 @@ def method_settings(config: Config) -> MethodSettings:
     )  # fmt: skip
 
 
-def run_pipeline(config: Config, splits: Splits, store: Store, reporter: Reporter) -> tuple[Outcome, StoredBench]:
-    """Build every system that ``config.systems`` names, and ``weak``, which every PGR starts from.
+def open_workshop(config: Config, splits: Splits, store: Store, reporter: Reporter) -> Workshop:
+    """A workshop over stored stages, with nothing built in it yet.
 
-    The pool's own answers are used for the ceiling only: everything else sees the questions alone.
+    Raises:
+        ConfigError: a rule that must be fitted, and no validation rows.
     """
-    began = time.perf_counter()
-    bench = StoredBench(BenchSettings.of(config), store, reporter)
-    wanted = tuple(dict.fromkeys(("weak", *config.systems)))
-    order = build_order(wanted)
     check_rule(config.rule, splits.validation)
-    shop = Workshop(
-        bench=bench,
+    return Workshop(
+        bench=StoredBench(BenchSettings.of(config), store, reporter),
         settings=method_settings(config),
         easy=splits.weak_train,
         validation=splits.validation,
         questions=hide_answers(splits.pool),
         truth=[row for row in splits.pool if row.answer is not None],
     )
+
+
+def run_pipeline(config: Config, splits: Splits, store: Store, reporter: Reporter) -> tuple[Outcome, StoredBench]:
+    """Build every system that ``config.systems`` names, and ``weak``, which every PGR starts from.
+
+    The pool's own answers are used for the ceiling only: everything else sees the questions alone.
+    """
+    began = time.perf_counter()
+    wanted = tuple(dict.fromkeys(("weak", *config.systems)))
+    order = build_order(wanted)
+    shop = open_workshop(config, splits, store, reporter)
+    bench = shop.bench
+    assert isinstance(bench, StoredBench)
     for name in order:
         bench.purpose = name
         shop.systems[name] = SYSTEMS.get(name).build(shop)

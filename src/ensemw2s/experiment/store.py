@@ -11,7 +11,6 @@ folder, written aside and renamed, with a list of checksums written last: a fold
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -21,19 +20,12 @@ from typing import Any
 from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, verify_checksums, write_json
 from ensemw2s.errors import CacheError
 from ensemw2s.experiment.locks import StageLock
+from ensemw2s.experiment.upkeep import CHECKPOINTS
+from ensemw2s.experiment.where import default_store
 
-CHECKPOINTS = "checkpoints"
+__all__ = ["STAGE_FILE", "StageResult", "Store", "default_store"]
+
 STAGE_FILE = "stage.json"
-
-
-def default_store() -> Path:
-    """``$ENSEMW2S_CACHE``, or the user's cache folder of the platform."""
-    named = os.environ.get("ENSEMW2S_CACHE")
-    if named:
-        return Path(named)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("ensemw2s")
 
 
 @dataclasses.dataclass(frozen=True)
