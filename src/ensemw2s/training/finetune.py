@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +25,8 @@ from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate
 if TYPE_CHECKING:
     from ensemw2s.data.encoding import EncodedRow
     from ensemw2s.data.targets import SoftTargets
+
+log = logging.getLogger("ensemw2s.training")
 
 #: Called after every optimiser step with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -130,6 +134,7 @@ class _Run:
         self.overview: Overview | None = getattr(self.loss, "overview", None)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.parameters[0].device
+        self.micro_batch = settings.micro_batch_size
         self.optimizer = make_optimizer(self.parameters, settings)
 
     def train(self, progress: Progress | None, checkpoints: Checkpoints | None) -> tuple[int, int, list[float]]:
@@ -176,7 +181,46 @@ class _Run:
 
     def _step(self, batch: np.ndarray, progress: float) -> Tensor:
         """One optimiser step; returns the mean loss and the gradient's norm, float32 ``[2]``, still on the device."""
-        size = self.settings.micro_batch_size or len(batch)
+        summed, total = self._gradient(batch, progress)
+        norm = self._finish_gradient(total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return torch.stack([summed / total, norm]).float()
+
+    def _gradient(self, batch: np.ndarray, progress: float) -> tuple[Tensor, Tensor]:
+        """Sum of losses and of weights over the step's rows, gradients left in the parameters.
+
+        Where the memory does not suffice, the micro-batch is halved, for this step and all that follow.
+
+        Raises:
+            ModelError: a single row does not fit.
+        """
+        while True:
+            # Tried again with the dropout of the first try: how often it took changes nothing but rounding.
+            generators = torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in _cuda(self.device))
+            size = min(self.micro_batch or len(batch), len(batch))
+            try:
+                return self._gradient_by(size, batch, progress)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                longest = int(self.rows.lengths[batch].max())
+                if size == 1:
+                    raise ModelError(
+                        f"out of memory: not even one row (of up to {longest} tokens) fits; shorten rows, use gradient "
+                        "checkpointing, LoRA or a smaller model"
+                    ) from error
+            self.micro_batch = (size + 1) // 2
+            log.warning("out of memory with %d rows at once: trying again with %d", size, self.micro_batch)
+            self.optimizer.zero_grad()
+            torch.set_rng_state(generators[0])
+            for device, state in zip(_cuda(self.device), generators[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _gradient_by(self, size: int, batch: np.ndarray, progress: float) -> tuple[Tensor, Tensor]:
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         noted = self._look_over(parts, progress) if self.overview is not None and len(parts) > 1 else None
         sums, totals = [], []
@@ -186,11 +230,7 @@ class _Run:
             summed.backward()
             sums.append(summed.detach())
             totals.append(total)
-        total = torch.stack(totals).sum()
-        norm = self._finish_gradient(total)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return torch.stack([torch.stack(sums).sum() / total, norm]).float()
+        return torch.stack(sums).sum(), torch.stack(totals).sum()
 
     def _see(self, part: np.ndarray, progress: float, noted: Tensor | None = None) -> LossBatch:
         """One forward pass over some rows."""
@@ -221,6 +261,14 @@ class _Run:
             scale = scale * (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)
         return norm
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on an accelerator or on the CPU (which has no error class for it)."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
