@@ -226,9 +226,11 @@ class Contenders:
             # Two sets of weights by turns cost the memory bus what T sets would, and fit beside the other contenders.
             "turns": own_steps(Turns([self.plain[n % 2] for n in range(cell.experts)]), cell),
         }
+        cache = DynamicCache(config=self.plain[0].config)  # one for all ranks: every run takes back what it appended
+        fill(cache, self.plain[0].config, cell.experts * cell.batch, cell.prompt, self.dtype)
         for rank in RANKS:
             found[f"own-r{rank}"] = self._own(cell, rank)
-            found[f"peft-r{rank}"] = self._peft(cell, rank)
+            found[f"peft-r{rank}"] = self._peft(cell, rank, cache)
         return found
 
     def _own(self, cell: Cell, rank: int) -> Callable[[int], None]:
@@ -241,10 +243,7 @@ class Contenders:
 
         return run
 
-    def _peft(self, cell: Cell, rank: int) -> Callable[[int], None]:
-        cache = DynamicCache(config=self.plain[0].config)
-        fill(cache, self.plain[0].config, cell.experts * cell.batch, cell.prompt, self.dtype)
-
+    def _peft(self, cell: Cell, rank: int, cache: Any) -> Callable[[int], None]:
         def run(steps: int) -> None:
             if self.adapted != (cell.experts, rank):
                 base = self.peft.unload() if self.adapted else self.peft_base
