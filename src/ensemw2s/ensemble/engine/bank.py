@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from ensemw2s.ensemble.engine.stacked import Switch
 from ensemw2s.ensemble.experts import accepts, device_of, vocabulary_size
 
 
-class Bank(nn.Module):
+class Bank(nn.Module, abc.ABC):
     """Logits of all experts for one batch.
 
     Attributes:
@@ -46,6 +47,7 @@ class Bank(nn.Module):
         """Where inputs have to be."""
         return device_of(self.experts[0])
 
+    @abc.abstractmethod
     def new_cache(self, static: int | None = None, room: int = ROOM) -> EnsembleCache:
         """An empty cache.
 
@@ -53,8 +55,8 @@ class Bank(nn.Module):
             static: the cache's length in tokens, for ever; None grows as needed.
             room: tokens expected after the first ones; a hint.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def forward(
         self,
         input_ids: Tensor,
@@ -76,7 +78,6 @@ class Bank(nn.Module):
         Returns:
             ``[expert, batch, kept, vocab]`` in the experts' dtype.
         """
-        raise NotImplementedError
 
 
 def _part(model: Any, static: int | None, room: int) -> Cache:
