@@ -20,8 +20,11 @@ def vocabulary_size(model: Any) -> int:
     if isinstance(classes, int):
         return classes
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    weight = getattr(head, "weight", None)
-    return int(weight.shape[0]) if weight is not None else int(model.config.get_text_config().vocab_size)
+    weight, width = getattr(head, "weight", None), getattr(head, "out_features", None)
+    if isinstance(weight, Tensor):
+        return int(weight.shape[0])
+    # A quantised layer has no such tensor, but knows its width.
+    return width if isinstance(width, int) else int(model.config.get_text_config().vocab_size)
 
 
 def check_experts(models: Sequence[Any]) -> None:

@@ -66,6 +66,8 @@ class StageLock:
             owner, touched = self._look()
             if touched is None:
                 continue  # it was let go between the two looks
+            if _mine(owner):
+                raise RuntimeError(f"{self.path} is held by the very thread that waits for it: a stage needs itself")
             if touched != seen[0]:
                 seen = (touched, time.monotonic())
             if time.monotonic() - seen[1] > self.dead_after or _dead(owner):
@@ -87,7 +89,7 @@ class StageLock:
                 self.path.unlink()
 
     def _take(self) -> bool:
-        owner = {"token": self.token, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        owner = {**_self(), "token": self.token, "since": time.time()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # The file appears with its text, or not at all: a link is made to a whole file, and only where none is.
@@ -144,6 +146,15 @@ def _claim(text: Path, path: Path) -> None:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         with os.fdopen(handle, "wb") as file:
             file.write(text.read_bytes())
+
+
+def _self() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "thread": threading.get_ident()}
+
+
+def _mine(owner: dict[str, Any]) -> bool:
+    """Whether this very thread holds a lock."""
+    return all(owner.get(key) == value for key, value in _self().items())
 
 
 def _dead(owner: dict[str, Any]) -> bool:

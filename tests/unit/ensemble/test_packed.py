@@ -167,3 +167,46 @@ def test_a_model_without_the_fused_kernel_is_left_alone(make_expert) -> None:
     model.set_attn_implementation("eager")
     pack_model(model)
     assert model.config._attn_implementation == "eager"
+
+
+# ---- a quantised base
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_stack_on_a_quantised_base(make_expert) -> None:
+    """Any layer from [..., in] to [..., out] can carry a stack: here int8 ones, which have no weight to look at."""
+    from ensemw2s.ensemble.engine.adapters import adapter_of
+    from ensemw2s.ensemble.engine.choose import stack_on
+    from ensemw2s.models.adapters import LoraSettings, add_lora
+
+    if not torch.backends.quantized.supported_engines or torch.backends.quantized.engine == "none":
+        pytest.skip("this build of torch has no int8 products")
+    adapters = []
+    for seed in (1, 2):
+        model = add_lora(make_expert(1), LoraSettings(r=2 + seed), seed=seed)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(seed))
+        adapters.append(adapter_of(model))
+    quantised = torch.ao.quantization.quantize_dynamic(make_expert(1), {nn.Linear}, dtype=torch.qint8)
+    ids = torch.tensor([[1, 5, 9], [2, 2, 7]])
+    wanted = []
+    for adapter in adapters:
+        alone = copy.deepcopy(quantised)
+        for layer in adapter.layers:
+            a, b = adapter.pair(layer)
+            alone.get_submodule(layer).register_forward_hook(lambda _, x, y, a=a, b=b: y + x[0] @ a @ b)
+        with torch.inference_mode():
+            wanted.append(alone(ids).logits)
+    views = stack_on(quantised, adapters)
+    ensemble = Ensemble.of(views, [1.0, 1.0])
+    assert ensemble.bank.name == "stacked adapters"
+    with torch.inference_mode():
+        found = ensemble.bank(ids)
+        for place, logits in enumerate(wanted):
+            torch.testing.assert_close(views[place](input_ids=ids).logits, logits, atol=1e-3, rtol=1e-3)
+            # Dynamic int8 takes one range for all rows of a product, the other experts' among them: coarser, not other.
+            assert float((found[place] - logits).abs().max()) < 0.3
+    apart = float((wanted[0] - wanted[1]).abs().max())
+    assert apart > 1.0

@@ -72,13 +72,24 @@ def test_a_damaged_result_is_made_again_and_never_used(tmp_path: Path, harm: str
 
 
 def test_a_result_another_process_finished_first_is_taken(tmp_path: Path) -> None:
+    """As after a sleep: this builder counted as dead, and another took its lock over."""
     store = Store(tmp_path)
 
     def slow(folder: Path) -> None:
+        for lock in (tmp_path / "expert").glob("*.lock"):
+            lock.unlink()
         Store(tmp_path).stage("expert", 1, {}, make("theirs", []))
         (folder / "result.txt").write_text("ours")
 
     assert (store.stage("expert", 1, {}, slow).folder / "result.txt").read_text() == "theirs"
+
+
+def test_a_stage_that_needs_itself_does_not_wait_for_ever(tmp_path: Path) -> None:
+    def knot(folder: Path) -> None:
+        Store(tmp_path).stage("expert", 1, {}, make("inner", []))
+
+    with pytest.raises(RuntimeError, match="a stage needs itself"):
+        Store(tmp_path).stage("expert", 1, {}, knot)
 
 
 def test_atomic_file_and_folder(tmp_path: Path) -> None:
