@@ -1,8 +1,8 @@
 """Attention of one new token on the CPU in bfloat16: two batched products in place of the fused kernel.
 
 The fused kernel of torch for CPUs is made for many queries; with one query a row, in bfloat16, it takes two to seven
-times as long as the plain products from 4 rows on (``benchmarks/cpu_kernels.py``; one row with few keys is 0.02 ms slower
-here). Everything else goes to the fused kernel.
+times as long as the plain products from 4 rows on (``benchmarks/cpu_kernels.py``; one row with few keys is 0.02 ms
+slower here). Everything else goes to the fused kernel.
 """
 
 from __future__ import annotations
