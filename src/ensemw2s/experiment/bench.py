@@ -142,11 +142,12 @@ class StoredBench:
             for ids, fate in ((encoded.cut, "cut from the left to fit"), (encoded.dropped, "left out as too long")):
                 if ids:
                     self.reporter.note(f"{len(ids)} of {len(rows)} training rows were {fate} (first: {ids[0]})")
+            title = f"{self.purpose}: train {role} model" if self.purpose else f"train {role} model"
             with self.reporter.working(f"train {role} model, {len(encoded.rows)} rows", "step") as progress:
                 done = fine_tune(
                     model, encoded.rows, settings, seed=seed, token_weights=token_weights, soft=soft,
                     pad_token_id=padding_token(self.tokenizer(role)), progress=progress, loss=loss or LossSettings(),
-                    checkpoints=checkpoints,
+                    checkpoints=checkpoints, watch=lambda first, losses: self.reporter.losses(title, first, losses),
                 )  # fmt: skip
             self.shelf.save(model, role, folder / "model")
             summary = {"steps": done.steps, "tokens": done.tokens, "answer_tokens": done.answer_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 Progress = Callable[[int, int], None]
 
@@ -18,6 +18,9 @@ class Reporter:
 
     def finished(self, title: str, seconds: float, reused: bool) -> None:
         """One stage is finished, or was found finished."""
+
+    def losses(self, title: str, first: int, values: Sequence[float]) -> None:
+        """Training losses (nats a token) of the steps after ``first``, as they come."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""

@@ -156,6 +156,9 @@ class _Counting(Reporter):
         self.stages, self.reused = self.stages + 1, self.reused + reused
         self.inner.finished(title, seconds, reused)
 
+    def losses(self, title: str, first: int, values: Sequence[float]) -> None:
+        self.inner.losses(title, first, values)
+
     def note(self, text: str) -> None:
         self.inner.note(text)
 

@@ -31,6 +31,9 @@ log = logging.getLogger("ensemw2s.training")
 #: Called after every optimiser step with (steps done, steps in all).
 Progress = Callable[[int, int], None]
 
+#: Called with (steps done before, mean losses of the steps since, nats a token), whenever losses are fetched.
+Watch = Callable[[int, list[float]], None]
+
 #: Losses are fetched from the device and looked at this often; a fetch makes an accelerator wait.
 _CHECK_EVERY = 32
 
@@ -70,6 +73,7 @@ def fine_tune(
     loss: str | LossSettings = "cross_entropy",
     soft: SoftTargets | None = None,
     checkpoints: Checkpoints | None = None,
+    watch: Watch | None = None,
 ) -> TrainResult:
     """Train the model's trainable parameters in place on weighted answer tokens.
 
@@ -92,6 +96,7 @@ def fine_tune(
         loss: its settings, or only a name in ``LOSSES``.
         soft: a teacher's distributions over all answer tokens of ``encoded``, where the loss wants them.
         checkpoints: where the run keeps what it has, and goes on from. A run that is stopped by a signal saves first.
+        watch: called with (steps done before, losses of the steps since) every few dozen steps.
 
     Raises:
         DataError: rows, weights or soft labels that cannot be trained on.
@@ -113,7 +118,7 @@ def fine_tune(
         model.to(device)
     with interrupts.deferred(), _training_mode(model, settings, seed) as autocast:
         run = _Run(model, rows, settings, seed, loss_settings, autocast)
-        tokens, answer_tokens, losses = run.train(progress, checkpoints)
+        tokens, answer_tokens, losses = run.train(progress, checkpoints, watch)
     return TrainResult(len(losses), tokens, answer_tokens, time.perf_counter() - start, losses)
 
 
@@ -137,7 +142,9 @@ class _Run:
         self.micro_batch = settings.micro_batch_size
         self.optimizer = make_optimizer(self.parameters, settings)
 
-    def train(self, progress: Progress | None, checkpoints: Checkpoints | None) -> tuple[int, int, list[float]]:
+    def train(
+        self, progress: Progress | None, checkpoints: Checkpoints | None, watch: Watch | None
+    ) -> tuple[int, int, list[float]]:
         """Run all steps; returns tokens, answer tokens and the loss of every step."""
         rows, settings = self.rows, self.settings
         steps, pending = count_steps(settings, len(rows)), list[Tensor]()
@@ -163,7 +170,10 @@ class _Run:
             done.answer_tokens += int(target_counts[batch].sum())
             keep = checkpoints is not None and (checkpoints.due() or interrupts.requested())
             if len(pending) == _CHECK_EVERY or step + 1 == steps or keep:
-                done.losses += _checked(pending, len(done.losses))
+                fetched = _checked(pending, len(done.losses))
+                if watch is not None:
+                    watch(len(done.losses), fetched)
+                done.losses += fetched
                 pending.clear()
             if checkpoints is not None and keep and step + 1 < steps:
                 checkpoints.save(done, self.parameters, self.optimizer, self.device)
