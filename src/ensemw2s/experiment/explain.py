@@ -59,15 +59,14 @@ class _Looking(Store):
 
     def stage(self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> StageResult:
         """The stored result, or the end of the walk."""
-        identity = self.identity(name, version, inputs)
-        result = self._found(name, identity, self.folder(name, identity))
+        result = self.peek(name, version, inputs)
         if result is None:
-            raise _Missing(name, self._difference(name, version, inputs, identity))
+            raise _Missing(name, self._difference(name, version, inputs))
         self.found.append(name)
         return result
 
-    def _difference(self, name: str, version: int, inputs: Mapping[str, Any], identity: str) -> str:
-        if self.folder(name, identity).exists():
+    def _difference(self, name: str, version: int, inputs: Mapping[str, Any]) -> str:
+        if self.folder(name, self.identity(name, version, inputs)).exists():
             return "the stored result is damaged"
         wanted = dict(_leaves({"version": version, "inputs": inputs, "numerics": self.common}))
         best: tuple[int, list[str]] = (_NEVER, [])

@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, verify_checksums, write_json
+from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, write_json
 from ensemw2s.errors import CacheError
 from ensemw2s.experiment.locks import StageLock
 from ensemw2s.experiment.upkeep import CHECKPOINTS
 from ensemw2s.experiment.where import default_store
+from ensemw2s.experiment.wholeness import verify_once
 
 __all__ = ["STAGE_FILE", "StageResult", "Store", "default_store"]
 
@@ -75,6 +76,11 @@ class Store:
         """Whether a finished result is stored."""
         return (self.folder(name, self.identity(name, version, inputs)) / CHECKSUMS).is_file()
 
+    def peek(self, name: str, version: int, inputs: Mapping[str, Any]) -> StageResult | None:
+        """The whole stored result for these inputs, or None; builds nothing and waits for nobody."""
+        identity = self.identity(name, version, inputs)
+        return self._found(name, identity, self.folder(name, identity))
+
     def stage(self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> StageResult:
         """The stored result for these inputs, built by ``build(folder)`` where there is none or it is damaged.
 
@@ -108,7 +114,7 @@ class Store:
 
     def _whole(self, folder: Path) -> bool:
         try:
-            verify_checksums(folder)
+            verify_once(folder)
             float(read_json(folder / STAGE_FILE)["seconds"])
         except (CacheError, KeyError, TypeError, ValueError):
             return False

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from ensemw2s import artifacts
 from ensemw2s.artifacts import atomic_folder, atomic_path, verify_checksums, write_json
 from ensemw2s.errors import CacheError
+from ensemw2s.experiment import wholeness
 from ensemw2s.experiment.store import Store
 
 
@@ -105,3 +109,97 @@ def test_atomic_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="exists already"), atomic_folder(tmp_path / "f"):
         pass
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f", "x.json"]
+
+
+def age(folder: Path) -> None:
+    """As if written long ago: what is younger than a file system's tick is never remembered."""
+    for path in folder.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files whose bytes are read to be hashed; the clock stands an hour ahead, so that nothing is young."""
+    names: list[str] = []
+    real, now = artifacts.file_sha256, time.time_ns
+
+    def spy(path: Path) -> str:
+        names.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(artifacts, "file_sha256", spy)
+    monkeypatch.setattr(wholeness.time, "time_ns", lambda: now() + 3600 * 10**9)
+    return names
+
+
+def test_a_process_reads_a_stored_result_s_bytes_once(tmp_path: Path, hashed: list[str]) -> None:
+    folder = Store(tmp_path).stage("expert", 1, {}, make("right", [])).folder
+    assert Store(tmp_path).stage("expert", 1, {}, make("x", [])).reused
+    hashed.clear()
+    for root in (tmp_path, tmp_path / "expert" / ".."):  # another store object, another spelling of the same place
+        found = Store(root).peek("expert", 1, {})
+        assert found is not None
+        assert found.reused
+        assert found.folder.samefile(folder)
+    assert hashed == []
+
+
+def same_stat(path: Path, text: str) -> None:
+    """Other bytes of the same length, and the old time put back."""
+    stat = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("harm", ["bytes", "time put back", "exchanged", "removed", "list"])
+def test_what_changed_after_it_was_verified_is_verified_again(tmp_path: Path, hashed: list[str], harm: str) -> None:
+    store = Store(tmp_path)
+    folder = store.stage("expert", 1, {}, make("right", [])).folder
+    assert store.peek("expert", 1, {})
+    file, size = folder / "result.txt", len("right")
+    if harm == "bytes":
+        file.write_text("wrong")
+    elif harm == "time put back":
+        time.sleep(0.02)  # a tick of this file system's clock
+        same_stat(file, "wrong")
+    elif harm == "exchanged":
+        other = folder.parent / "other"
+        other.write_text("wrong")
+        os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+        other.replace(file)
+    elif harm == "removed":
+        file.unlink()
+    else:
+        (folder / "checksums.json").write_text("{}x")
+    if harm not in ("removed", "list"):
+        assert file.stat().st_size == size
+    assert store.peek("expert", 1, {}) is None
+    assert not store.stage("expert", 1, {}, make("right", [])).reused
+    assert store.peek("expert", 1, {})
+
+
+def test_touching_a_whole_result_only_costs_another_look(tmp_path: Path, hashed: list[str]) -> None:
+    store = Store(tmp_path)
+    folder = store.stage("expert", 1, {}, make("right", [])).folder
+    store.peek("expert", 1, {})
+    hashed.clear()
+    age(folder)
+    assert store.peek("expert", 1, {})
+    assert "result.txt" in hashed
+
+
+def test_a_file_written_this_moment_is_not_remembered_by_its_stat(tmp_path: Path) -> None:
+    """Two writes within a tick of the file system's clock have the same stat."""
+    store = Store(tmp_path)
+    folder = store.stage("expert", 1, {}, make("right", [])).folder
+    assert store.peek("expert", 1, {})
+    real = wholeness._stamp(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wholeness, "_stamp", lambda _: real)
+        (folder / "result.txt").write_text("wrong")
+        assert store.peek("expert", 1, {}) is None
+
+
+def test_peek_makes_nothing(tmp_path: Path) -> None:
+    assert Store(tmp_path / "store").peek("expert", 1, {}) is None
+    assert list(tmp_path.iterdir()) == []
