@@ -24,3 +24,28 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Something the user should know."""
+
+
+class Forwarding(Reporter):
+    """Passes everything on to another reporter; the base of those that change or count some of it."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self.inner = inner
+
+    @contextlib.contextmanager
+    def working(self, title: str, unit: str) -> Iterator[Progress]:
+        """See ``Reporter``."""
+        with self.inner.working(title, unit) as progress:
+            yield progress
+
+    def finished(self, title: str, seconds: float, reused: bool) -> None:
+        """See ``Reporter``."""
+        self.inner.finished(title, seconds, reused)
+
+    def losses(self, title: str, first: int, values: Sequence[float]) -> None:
+        """See ``Reporter``."""
+        self.inner.losses(title, first, values)
+
+    def note(self, text: str) -> None:
+        """See ``Reporter``."""
+        self.inner.note(text)

@@ -19,7 +19,7 @@ from ensemw2s.experiment.aggregate import aggregate
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.grid import Cell, Study, load_study, study_names, study_summary
 from ensemw2s.experiment.identity import model_fingerprint
-from ensemw2s.experiment.reporter import Progress, Reporter
+from ensemw2s.experiment.reporter import Forwarding, Reporter
 from ensemw2s.experiment.run import RUN_FILE, check_config, execute
 
 __all__ = ["STUDY_FILE", "Cell", "Study", "finished", "load_study", "run_study", "study_names", "study_summary"]
@@ -141,26 +141,16 @@ def _attempt(cell: Cell, out: Path, store: Path | None, reporter: Reporter) -> t
     return results, f"done in {time.perf_counter() - began:.0f} s{reused}"
 
 
-class _Counting(Reporter):
+class _Counting(Forwarding):
     """Passes everything on, and counts the stages and how many of them were found in the store."""
 
     def __init__(self, inner: Reporter) -> None:
-        self.inner, self.stages, self.reused = inner, 0, 0
-
-    @contextlib.contextmanager
-    def working(self, title: str, unit: str) -> Iterator[Progress]:
-        with self.inner.working(title, unit) as progress:
-            yield progress
+        super().__init__(inner)
+        self.stages, self.reused = 0, 0
 
     def finished(self, title: str, seconds: float, reused: bool) -> None:
         self.stages, self.reused = self.stages + 1, self.reused + reused
-        self.inner.finished(title, seconds, reused)
-
-    def losses(self, title: str, first: int, values: Sequence[float]) -> None:
-        self.inner.losses(title, first, values)
-
-    def note(self, text: str) -> None:
-        self.inner.note(text)
+        super().finished(title, seconds, reused)
 
 
 def _summary(study: Study, done: Sequence[tuple[Cell, Run]], failed: list[dict[str, Any]]) -> dict[str, Any]:
