@@ -96,12 +96,20 @@ class StoredBench:
     # -- stages ---------------------------------------------------------------------------------------------
 
     def _stage(self, name: str, title: str, inputs: Mapping[str, Any], build: Any) -> StageResult:
-        result = self.store.stage(name, VERSIONS[name], inputs, build)
         title = f"{self.purpose}: {title}" if self.purpose else title
+
+        def built(folder: Path) -> None:
+            self.reporter.started(title)
+            build(folder)
+
+        result = self.store.stage(name, VERSIONS[name], inputs, built)
         # Scoring is many short stages: one figure a system tells more than one a stage.
         entry = self.purpose if self.purpose.startswith("score") else title
         self.timings[entry] = self.timings.get(entry, 0.0) + result.seconds
         self.reporter.finished(title, result.seconds, result.reused)
+        if result.reused and name == "expert":
+            losses = read_json(result.folder / "training.json")["losses"]
+            self.reporter.losses(_curve(title, result.identity), 0, losses)
         return result
 
     def _task(self) -> dict[str, Any]:
@@ -134,6 +142,8 @@ class StoredBench:
 
         identity = self.store.identity("expert", VERSIONS["expert"], inputs)
         checkpoints = Checkpoints(self.store.checkpoints(identity), identity)
+        title = f"train {role} model"
+        curve = _curve(f"{self.purpose}: {title}" if self.purpose else title, identity)
 
         def build(folder: Path) -> None:
             model = self.shelf.to_train(role, start or self.pretrained(role), seed)
@@ -142,20 +152,20 @@ class StoredBench:
             for ids, fate in ((encoded.cut, "cut from the left to fit"), (encoded.dropped, "left out as too long")):
                 if ids:
                     self.reporter.note(f"{len(ids)} of {len(rows)} training rows were {fate} (first: {ids[0]})")
-            title = f"{self.purpose}: train {role} model" if self.purpose else f"train {role} model"
             with self.reporter.working(f"train {role} model, {len(encoded.rows)} rows", "step") as progress:
                 done = fine_tune(
                     model, encoded.rows, settings, seed=seed, token_weights=token_weights, soft=soft,
                     pad_token_id=padding_token(self.tokenizer(role)), progress=progress, loss=loss or LossSettings(),
-                    checkpoints=checkpoints, watch=lambda first, losses: self.reporter.losses(title, first, losses),
+                    checkpoints=checkpoints, watch=lambda first, losses: self.reporter.losses(curve, first, losses),
                 )  # fmt: skip
             self.shelf.save(model, role, folder / "model")
             summary = {"steps": done.steps, "tokens": done.tokens, "answer_tokens": done.answer_tokens,
                        "cut": len(encoded.cut), "dropped": len(encoded.dropped), "losses": done.losses}  # fmt: skip
             write_json(folder / "training.json", summary)
 
-        result = self._stage("expert", f"train {role} model", inputs, build)
-        checkpoints.clear()
+        result = self._stage("expert", title, inputs, build)
+        if result.folder.is_dir():  # else somebody else is about to make it, and needs them
+            checkpoints.clear()
         return Expert(role, result.identity, result.folder / "model", result.seconds)
 
     def training_summary(self, expert: Expert) -> dict[str, Any]:
@@ -364,6 +374,11 @@ class StoredBench:
     def votes(self, members: Members, rows: Sequence[Row]) -> list[Decoded]:
         """Answers with every expert's vote a token; not stored."""
         return self._decode(members, rows, "example", votes=True)
+
+
+def _curve(title: str, identity: str) -> str:
+    """Members of one ensemble share a title: a piece of the stage's identity tells their losses apart."""
+    return f"{title} {identity[:8]}"
 
 
 def _record(row_id: str, decoded: Decoded | None, tokenizer: Any) -> dict[str, Any]:
