@@ -108,7 +108,7 @@ class StoredBench:
         self.timings[entry] = self.timings.get(entry, 0.0) + result.seconds
         self.reporter.finished(title, result.seconds, result.reused)
         if result.reused and name == "expert":
-            losses = read_json(result.folder / "training.json")["losses"]
+            losses = read_json(result.folder / "training.json").get("losses", ())
             self.reporter.losses(_curve(title, result.identity), 0, losses)
         return result
 

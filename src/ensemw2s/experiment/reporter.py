@@ -23,7 +23,7 @@ class Reporter:
         """One stage is finished, or was found finished."""
 
     def losses(self, title: str, first: int, values: Sequence[float]) -> None:
-        """Training losses (nats a token) of the steps after ``first``: as they come, or all of a training that was found.
+        """Training losses (nats a token) of the steps after ``first``: as they come, or all of a found training.
 
         The same steps may be told again (a training that went on from a checkpoint); their losses are the same then.
         """
