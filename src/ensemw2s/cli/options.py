@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from ensemw2s.data.formatting import TaskFormat
+    from ensemw2s.experiment.executors.pool import Pool
     from ensemw2s.experiment.opening import Machine
     from ensemw2s.training.settings import TrainSettings
 
@@ -31,6 +34,12 @@ Tuning = Annotated[str, typer.Option(help="full or lora.")]
 LoraRank = Annotated[int, typer.Option(min=1, help="Rank of a LoRA adapter.")]
 TaskKind = Annotated[str, typer.Option("--task", help="generation, or binary: is a candidate answer right?")]
 Head = Annotated[str, typer.Option(help="Of a binary task: tokens (yes/no of the model itself) or classifier.")]
+Executor = Annotated[str, typer.Option(help="local, or ray (an extra): where the workers are.")]
+Workers = Annotated[int | None, typer.Option(help="Independent stages built at once; changes no number.")]
+Address = Annotated[str | None, typer.Option(help="Of an existing Ray cluster, say auto or host:6379.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of every process; decides the last digits of the floats.")
+]
 OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.")]
 
 
@@ -41,6 +50,20 @@ def machine(device: str, dtype: str, batch_size: int = 256, trust_remote_code: b
 
     resolve_dtype(dtype)
     return Machine(str(resolve_device(device)), dtype, batch_size, None, trust_remote_code)
+
+
+@contextlib.contextmanager
+def workers(executor: str, count: int | None, address: str | None, threads: int | None) -> Iterator[Pool | None]:
+    """The pool that the options describe, open; None where this process does the work alone."""
+    from ensemw2s.experiment.executors import open_pool
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    pool = open_pool(executor, count, address)
+    with pool or contextlib.nullcontext():
+        yield pool
 
 
 def task_format(base: TaskFormat | None = None, **given: Any) -> TaskFormat | None:

@@ -25,6 +25,10 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Run seed; every random choice derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")] = None,
+    workers: o.Workers = None,
+    executor: o.Executor = "local",
+    address: o.Address = None,
+    threads: o.Threads = None,
     dry_run: o.DryRun = False,
 ) -> None:
     """Run a whole study: experts, ensemble, labels, student, baselines, scores, report.
@@ -47,12 +51,13 @@ def run(
     from rich.console import Console
 
     from ensemw2s.api import run as run_study
-    from ensemw2s.experiment.run import default_out
+    from ensemw2s.experiment.folder import default_out
     from ensemw2s.report.terminal import terminal_table
 
     folder = out or default_out(settings)
     screen.console.print(f"output folder: {folder}")
-    results = run_study(settings, folder, reporter=screen)
+    with o.workers(executor, workers, address, threads) as pool:
+        results = run_study(settings, folder, reporter=screen, pool=pool)
     screen.close()
     Console(highlight=False).print(terminal_table(results))
     typer.echo(f"\nreport: {folder / 'report.html'}")

@@ -21,6 +21,10 @@ def study(
         typer.Argument(metavar="STUDY.yaml [section.key=value ...]", help="A file or a built-in name, then settings."),
     ],
     out: o.OutFolder = None,
+    workers: o.Workers = None,
+    executor: o.Executor = "local",
+    address: o.Address = None,
+    threads: o.Threads = None,
     dry_run: o.DryRun = False,
 ) -> None:
     """Run a grid of runs (seeds, rounds, models, data, rules ...), only what is missing, into one table and page."""
@@ -41,7 +45,10 @@ def study(
         return
     screen = Screen()
     screen.console.print(f"output folder: {folder}")
-    summary = api.study(loaded, folder, reporter=screen, told=lambda line: screen.console.print(line, markup=False))
+    with o.workers(executor, workers, address, threads) as pool:
+        summary = api.study(
+            loaded, folder, reporter=screen, told=lambda line: screen.console.print(line, markup=False), pool=pool
+        )
     screen.close()
     Console(highlight=False).print(terminal_study(summary))
     typer.echo(f"\npage: {folder / 'study.html'}")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ensemw2s.artifacts import disk_error, fingerprint, read_json, write_json, write_jsonl
+from ensemw2s.artifacts import write_json, write_jsonl
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.export import export_ensemble, export_student
+from ensemw2s.experiment.folder import claim_folder, default_out
 from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.measuring import write_row_scores
 from ensemw2s.experiment.pipeline import Outcome, run_pipeline
-from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.reporter import Forwarding, Reporter
 from ensemw2s.experiment.results import build_results
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import Store, default_store
@@ -28,12 +30,8 @@ from ensemw2s.models.devices import resolve_device
 from ensemw2s.models.loading import load_tokenizer, model_folder
 from ensemw2s.models.vocabulary import check_same_vocabulary
 
-RUN_FILE = "run.json"
-
-
-def default_out(config: Config) -> Path:
-    """``runs/<preset>-<first characters of the configuration's hash>``: one folder a configuration."""
-    return Path("runs") / f"{config.preset}-{fingerprint(config.to_dict())[:8]}"
+if TYPE_CHECKING:
+    from ensemw2s.experiment.executors.pool import Pool
 
 
 def check_config(config: Config) -> None:
@@ -74,37 +72,24 @@ def _check_soft(config: Config) -> None:
         )
 
 
-def claim_folder(out: Path, config: Config) -> None:
-    """Make the output folder this configuration's own.
-
-    Raises:
-        ConfigError: it holds another configuration's run, or files that are no run's.
-        CacheError: it cannot be written.
-    """
-    mine = {"config": config.to_dict()}
-    if out.is_file():
-        raise ConfigError(f"--out {out} is a file: name a folder")
-    if (out / RUN_FILE).is_file():
-        if read_json(out / RUN_FILE) != mine:
-            raise ConfigError(
-                f"--out {out} holds the run of another configuration: name another folder, or remove that one"
-            )
-        return
-    try:
-        if out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
-            raise ConfigError(f"--out {out} holds files that are no run of ours: name an empty or a new folder")
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, out) from error
-    write_json(out / RUN_FILE, mine)
-
-
 def execute(
-    config: Config, out: Path | None = None, *, store: Path | None = None, reporter: Reporter | None = None
+    config: Config,
+    out: Path | None = None,
+    *,
+    store: Path | None = None,
+    reporter: Reporter | None = None,
+    pool: Pool | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Run a configuration; the same one again resumes and repeats nothing.
 
     Writes ``results.json``, ``labels.jsonl``, ``ensemble/`` and ``student/`` into the folder.
+
+    Args:
+        config: what to run.
+        out: its output folder.
+        store: folder of stored stages.
+        reporter: told of progress.
+        pool: workers that build the independent stages at once; they change no number.
 
     Returns:
         The output folder and the results.
@@ -120,7 +105,10 @@ def execute(
     claim_folder(folder, config)
     device = resolve_device(config.device)
     stages = Store(store or default_store(), numerics(device, config.dtype))
-    outcome, bench = run_pipeline(dataclasses.replace(config, device=str(device)), splits, stages, reporter)
+    config_here = dataclasses.replace(config, device=str(device))
+    if pool is not None:
+        reporter = _build_ahead(config_here, stages, reporter, pool)
+    outcome, bench = run_pipeline(config_here, splits, stages, reporter)
     results, measured = build_results(config, outcome, bench)
     results["hardware"] = hardware()
     results["peak_memory_mb"] = peak_memory_mb()
@@ -130,6 +118,37 @@ def execute(
     # Last, so that a folder with results has everything else too.
     write_json(folder / "results.json", results)
     return folder, results
+
+
+def _build_ahead(config: Config, store: Store, reporter: Reporter, pool: Pool) -> Reporter:
+    """Have workers build the run's stages; returns a reporter that does not tell of them again as found.
+
+    Raises:
+        EnsemW2SError: what a stage refused.
+    """
+    from ensemw2s.experiment.executors.schedule import Job, Schedule
+    from ensemw2s.experiment.walk import Walk
+
+    job = Job("run", Walk(config, store))
+    schedule = Schedule(pool, reporter)
+    schedule.run([job])
+    if job.failure is not None:
+        raise job.failure.error()
+    return _Told(reporter, schedule.built)
+
+
+class _Told(Forwarding):
+    """Keeps quiet of stages that were told of when they were built."""
+
+    def __init__(self, inner: Reporter, titles: list[str]) -> None:
+        super().__init__(inner)
+        self.titles = Counter(titles)
+
+    def finished(self, title: str, seconds: float, reused: bool) -> None:
+        if reused and self.titles[title] > 0:
+            self.titles[title] -= 1
+        else:
+            super().finished(title, seconds, reused)
 
 
 def _write_products(folder: Path, outcome: Outcome, bench: StoredBench) -> None:

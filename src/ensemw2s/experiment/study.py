@@ -6,35 +6,39 @@ The grid is read and checked in ``grid``; intervals over seeds and tests are mad
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.artifacts import file_sha256, fingerprint, read_json, write_json, write_text
+from ensemw2s.artifacts import read_json, write_json, write_text
 from ensemw2s.errors import CacheError, ConfigError, EnsemW2SError
 from ensemw2s.experiment.aggregate import aggregate
-from ensemw2s.experiment.config import Config
+from ensemw2s.experiment.executors.pool import Failure, Pool
+from ensemw2s.experiment.executors.schedule import Job, Schedule
+from ensemw2s.experiment.folder import RUN_FILE, claim_folder, inputs_of
 from ensemw2s.experiment.grid import Cell, Study, load_study, study_names, study_summary
-from ensemw2s.experiment.identity import model_fingerprint
+from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.reporter import Forwarding, Reporter
-from ensemw2s.experiment.run import RUN_FILE, check_config, execute
+from ensemw2s.experiment.run import check_config, execute
+from ensemw2s.experiment.store import Store, default_store
+from ensemw2s.experiment.walk import Walk
+from ensemw2s.models.devices import resolve_device
 
 __all__ = ["STUDY_FILE", "Cell", "Study", "finished", "load_study", "run_study", "study_names", "study_summary"]
 
 STUDY_FILE = "study.json"
 _INPUTS = "inputs.json"
-_DATA = ("source", "pool", "test_id", "test_ood", "validation", "difficulty")
 Run = dict[str, Any]
 
 
 def run_study(
     study: Study, out: Path, *, store: Path | None = None, reporter: Reporter | None = None,
-    told: Callable[[str], None] = lambda line: None,
+    told: Callable[[str], None] = lambda line: None, pool: Pool | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run what is missing, one cell after the other, and write ``study.json``; also when it is stopped on the way.
+    """Run what is missing and write ``study.json``; also when it is stopped on the way.
 
     A cell that fails is recorded with its reason, and the others go on. A failure that is no user error leaves its
     traceback beside the cell's folder.
@@ -45,6 +49,7 @@ def run_study(
         store: folder of stored stages, shared by all cells.
         reporter: told of progress within a cell.
         told: called with one line a cell.
+        pool: workers that build independent stages of several cells at once; None runs one cell after the other.
 
     Returns:
         What ``study.json`` holds.
@@ -55,29 +60,103 @@ def run_study(
     _check_folder(out)
     for cell in _one_a_setting(study.cells):
         check_config(cell.config)
-    done: list[tuple[Cell, Run]] = []
-    failed: list[dict[str, Any]] = []
+    tally = _Tally(study, out, told)
     try:
-        for number, cell in enumerate(study.cells, start=1):
-            head = f"[{number}/{len(study.cells)}] {cell.key}"
-            results = finished(cell, out)
-            if results is not None:
-                told(f"{head}: found finished")
-            else:
-                told(f"{head}: running")
-                results, line = _attempt(cell, out, store, reporter or Reporter())
-                told(f"{head}: {line}")
-            if results is None:
-                failed.append(
-                    {"key": cell.key, "axes": dict(cell.axes), "seed": cell.seed, "error": line[len("failed: ") :]}
-                )
-                continue
-            write_json(out / "cells" / cell.key / _INPUTS, {"inputs": inputs_of(cell.config)})
-            done.append((cell, results))
+        missing = tally.found()
+        if pool is None:
+            for cell in missing:
+                tally.start(cell)
+                tally.end(cell, *_attempt(cell, out, store, reporter or Reporter()))
+        else:
+            _fan_out(missing, tally, store, reporter or Reporter(), pool)
     finally:
-        summary = _summary(study, done, failed)
+        summary = _summary(study, tally)
         write_json(out / STUDY_FILE, summary)
     return summary
+
+
+class _Tally:
+    """What became of the cells so far, told line by line."""
+
+    def __init__(self, study: Study, out: Path, told: Callable[[str], None]) -> None:
+        self.cells, self.out, self.told = study.cells, out, told
+        self.done: dict[str, Run] = {}
+        self.failed: dict[str, str] = {}
+
+    def found(self) -> list[Cell]:
+        """The cells that are still to be run; of the others, their results are taken."""
+        missing = []
+        for cell in self.cells:
+            results = finished(cell, self.out)
+            if results is None:
+                missing.append(cell)
+            else:
+                self.done[cell.key] = results
+                self._tell(cell, "found finished")
+        return missing
+
+    def start(self, cell: Cell) -> None:
+        """It runs now."""
+        self._tell(cell, "running")
+
+    def end(self, cell: Cell, results: Run | None, line: str) -> None:
+        """It is over, with results or with what went wrong."""
+        self._tell(cell, line)
+        if results is None:
+            self.failed[cell.key] = line.removeprefix("failed: ")
+            return
+        write_json(self.out / "cells" / cell.key / _INPUTS, {"inputs": inputs_of(cell.config)})
+        self.done[cell.key] = results
+
+    def _tell(self, cell: Cell, line: str) -> None:
+        number = next(place for place, other in enumerate(self.cells, start=1) if other.key == cell.key)
+        self.told(f"[{number}/{len(self.cells)}] {cell.key}: {line}")
+
+
+def _fan_out(cells: Sequence[Cell], tally: _Tally, store: Path | None, reporter: Reporter, pool: Pool) -> None:
+    """Run cells over workers: stages that several cells share are built once."""
+    by_key = {cell.key: cell for cell in cells}
+    began: dict[str, float] = {}
+
+    def jobs() -> Iterator[Job]:
+        for cell in cells:
+            folder = tally.out / "cells" / cell.key
+            tally.start(cell)
+            began[cell.key] = time.perf_counter()
+            trace_file(cell, tally.out).unlink(missing_ok=True)
+            try:
+                claim_folder(folder, cell.config)
+                here = dataclasses.replace(cell.config, device=str(resolve_device(cell.config.device)))
+                walk = Walk(here, Store(store or default_store(), numerics(resolve_device(here.device), here.dtype)))
+            except EnsemW2SError as error:
+                tally.end(cell, None, f"failed: {' '.join(str(error).split())}")
+                continue
+            yield Job(cell.key, walk, cell=str(folder))
+
+    def over(job: Job) -> None:
+        cell = by_key[job.key]
+        if job.failure is None:
+            line = f"done in {time.perf_counter() - began[job.key]:.0f} s"
+            tally.end(cell, read_json(tally.out / "cells" / cell.key / "results.json"), line)
+        else:
+            tally.end(cell, None, _failed(cell, tally.out, job.failure))
+
+    Schedule(pool, reporter, over).run(jobs())
+
+
+def _failed(cell: Cell, out: Path, failure: Failure) -> str:
+    """A failure in one line; the traceback of a bug goes beside the cell's folder."""
+    if not failure.trace:
+        return f"failed: {' '.join(failure.message.split())}"
+    trace = trace_file(cell, out)
+    with contextlib.suppress(CacheError):
+        write_text(trace, failure.trace)
+    return f"failed: {failure.kind}: {failure.message} (more in {trace.name})"
+
+
+def trace_file(cell: Cell, out: Path) -> Path:
+    """Where the traceback of a cell's bug goes."""
+    return out / "cells" / f"{cell.key}.failed.txt"
 
 
 def finished(cell: Cell, out: Path) -> Run | None:
@@ -96,47 +175,18 @@ def finished(cell: Cell, out: Path) -> Run | None:
     return results if inputs is None or inputs == {"inputs": inputs_of(cell.config)} else None
 
 
-def inputs_of(config: Config) -> str:
-    """SHA-256 over what a run reads besides its configuration: its data files and its models.
-
-    Raises:
-        ModelError: a model that is not there.
-    """
-    named = {key: str(getattr(config.data, key) or "") for key in _DATA}
-    files = {
-        key: Path(value.partition(":")[0] if key == "difficulty" else value) for key, value in named.items() if value
-    }
-    found = {
-        key: _file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
-        for key, path in files.items()
-        if path.is_file()
-    }
-    trust = config.models.trust_remote_code
-    models = [model_fingerprint(name, trust) for name in (config.models.weak, config.models.strong)]
-    return fingerprint({"data": found, "models": models})
-
-
-@functools.lru_cache(maxsize=256)
-def _file_hash(path: Path, size: int, changed: int) -> str:
-    """A file is read again only when its size or its time of change differs; all cells of a study share it."""
-    return file_sha256(path)
-
-
 def _attempt(cell: Cell, out: Path, store: Path | None, reporter: Reporter) -> tuple[Run | None, str]:
     """A cell's results, or None, and how it went in one line."""
     began = time.perf_counter()
     counting = _Counting(reporter)
-    trace = out / "cells" / f"{cell.key}.failed.txt"
-    trace.unlink(missing_ok=True)
+    trace_file(cell, out).unlink(missing_ok=True)
     try:
         _, results = execute(cell.config, out / "cells" / cell.key, store=store, reporter=counting)
     except EnsemW2SError as error:
         return None, f"failed: {' '.join(str(error).split())}"
     except Exception as error:  # out of memory, or a bug: the other cells still go on, and this one says what it was
-        with contextlib.suppress(CacheError):
-            write_text(trace, traceback.format_exc())
         first = (str(error).splitlines() or [""])[0]
-        return None, f"failed: {type(error).__name__}: {first} (more in {trace.name})"
+        return None, _failed(cell, out, Failure(type(error).__name__, first, traceback.format_exc()))
     reused = f", {counting.reused} of {counting.stages} stages reused" if counting.reused else ""
     return results, f"done in {time.perf_counter() - began:.0f} s{reused}"
 
@@ -153,13 +203,18 @@ class _Counting(Forwarding):
         super().finished(title, seconds, reused)
 
 
-def _summary(study: Study, done: Sequence[tuple[Cell, Run]], failed: list[dict[str, Any]]) -> dict[str, Any]:
-    runs = [(cell.axes, cell.seed, results) for cell, results in done]
+def _summary(study: Study, tally: _Tally) -> dict[str, Any]:
+    done = [cell for cell in study.cells if cell.key in tally.done]
+    runs = [(cell.axes, cell.seed, tally.done[cell.key]) for cell in done]
     summary = aggregate(study.name, study.axes, runs, metric=study.metric)
-    over = {cell.key for cell, _ in done} | {failure["key"] for failure in failed}
-    summary["failed"] = failed
+    summary["failed"] = [
+        {"key": cell.key, "axes": dict(cell.axes), "seed": cell.seed, "error": tally.failed[cell.key]}
+        for cell in study.cells
+        if cell.key in tally.failed
+    ]
+    over = {*tally.done, *tally.failed}
     summary["missing"] = [cell.key for cell in study.cells if cell.key not in over]
-    summary["cells"] = [cell.key for cell, _ in done]
+    summary["cells"] = [cell.key for cell in done]
     return summary
 
 

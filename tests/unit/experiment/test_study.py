@@ -232,7 +232,7 @@ def test_only_what_is_missing_runs_and_failures_do_not_stop_the_rest(
     summary = run_study(study, tmp_path / "out", told=lines.append)
     assert len(ran) == 3
     told = [line.rsplit(": ", 1)[1] for line in lines]
-    assert told == ["found finished", "running", "done in 0 s", "found finished"]
+    assert told == ["found finished", "found finished", "running", "done in 0 s"]
     assert summary["failed"] == []
     assert summary["groups"][0]["seeds"] == [0, 1, 2]
     torn = next((tmp_path / "out" / "cells").glob("*seed=2*/results.json"))
