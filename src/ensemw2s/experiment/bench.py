@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ VERSIONS = {
     "expert": 1, "token-table": 1, "answers": 2, "token-counts": 2, "options": 3, "soft-labels": 1, "average": 2,
 }  # fmt: skip
 _TABLE = ("offsets", "label", "log_prob", "top_id", "top_log_prob", "entropy", "mean_log_prob")
+
+#: Rows that are answered in one stage. A larger set is answered in several, whose boundaries nothing else moves.
+SHARD = 8192
 
 #: Right answer tokens, answer tokens, and the sum of -log p over them (nats), of one row.
 Counts = tuple[int, int, float]
@@ -230,12 +234,11 @@ class StoredBench:
         """Every expert's class probabilities, computed once an expert; the mixture comes at no further pass."""
         unlabelled = [row.with_answer(None) for row in rows]
         self.shelf.keep(members.experts)
-        tables = [
-            self._table(
-                dataclasses.replace(members, experts=(e,), alphas=(1.0,), rule="mean", rule_state={}), unlabelled
-            )
-            for e in members.experts
+        alone = [
+            dataclasses.replace(members, experts=(expert,), alphas=(1.0,), rule="mean", rule_state={})
+            for expert in members.experts
         ]
+        tables = self._each([partial(self._table, one, unlabelled) for one in alone])
         return ClassTable.of(tables, members.alphas, self._rule(members))
 
     def token_counts(self, members: Members, rows: Sequence[Row]) -> list[dict[str, Counts]]:
@@ -339,6 +342,16 @@ class StoredBench:
         return answers
 
     def _written(self, members: Members, rows: Sequence[Row], purpose: str) -> dict[str, Answer]:
+        """Answers shard by shard: a killed labelling of a large pool loses one, and workers share them."""
+        shards = [rows[start : start + SHARD] for start in range(0, len(rows), SHARD)]
+        found = self._each([partial(self._written_shard, members, shard, purpose) for shard in shards])
+        return {row_id: answer for answers in found for row_id, answer in answers.items()}
+
+    def _each(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Results of calls that need nothing of each other."""
+        return [call() for call in calls]
+
+    def _written_shard(self, members: Members, rows: Sequence[Row], purpose: str) -> dict[str, Answer]:
         s = self.settings
         inputs = self._scoring_inputs(members, rows, answers=False) | {"max_new_tokens": s.task_format.max_new_tokens}
 

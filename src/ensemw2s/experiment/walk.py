@@ -12,9 +12,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ensemw2s.data.rows import Row
 from ensemw2s.experiment.bench import VERSIONS, StoredBench
-from ensemw2s.experiment.classes import ClassTable
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.measuring import TESTS
 from ensemw2s.experiment.pipeline import open_workshop
@@ -88,13 +86,15 @@ class _WalkingBench(StoredBench):
         self.promised.add(identity)
         return StageResult(name, identity, self.store.folder(name, identity), 0.0, reused=False)
 
-    def _classes(self, members: Members, rows: Sequence[Row]) -> ClassTable:
-        """Every expert's table is asked for, also behind a missing one: they need not wait for each other."""
-        for expert in members.experts:
-            alone = dataclasses.replace(members, experts=(expert,), alphas=(1.0,), rule="mean", rule_state={})
+    def _each(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """All are asked, also behind a missing one: they need not wait for each other."""
+        found = []
+        for call in calls:
             with contextlib.suppress(_Missing):
-                super()._classes(alone, rows)
-        return super()._classes(members, rows)
+                found.append(call())
+        if len(found) < len(calls):
+            raise _Missing
+        return found
 
 
 class Walk:

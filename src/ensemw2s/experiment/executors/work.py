@@ -30,6 +30,10 @@ class Recorder(Reporter):
         """Bars stay with the worker."""
         yield lambda done, total: None
 
+    def started(self, title: str) -> None:
+        """See ``Reporter``."""
+        self.events.append(["started", [title]])
+
     def finished(self, title: str, seconds: float, reused: bool) -> None:
         """See ``Reporter``."""
         self.events.append(["finished", [title, seconds, reused]])
