@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ensemw2s.api.rows import Rows, as_rows
-from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.experiment.config import Config
-from ensemw2s.experiment.opening import Machine
+from ensemw2s.experiment.folder import default_out, finished_results, made_from, record_finished
 from ensemw2s.experiment.presets import load_config
-from ensemw2s.experiment.rating import Rated, rate_rows
 from ensemw2s.experiment.reporter import Reporter
-from ensemw2s.experiment.run import execute
-from ensemw2s.experiment.study import Study, load_study, run_study
-from ensemw2s.methods.rating import By
-from ensemw2s.report.study import write_study
-from ensemw2s.report.write import write_report
-from ensemw2s.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from ensemw2s.api.rows import Rows
+    from ensemw2s.data.formatting import TaskFormat
+    from ensemw2s.experiment.executors.pool import Pool
+    from ensemw2s.experiment.grid import Study
+    from ensemw2s.experiment.opening import Machine
+    from ensemw2s.experiment.rating import Rated
+    from ensemw2s.methods.rating import By
+    from ensemw2s.training.settings import TrainSettings
 
 
 def run(
@@ -28,8 +29,12 @@ def run(
     overrides: Sequence[str] = (),
     store: Path | None = None,
     reporter: Reporter | None = None,
+    pool: Pool | None = None,
 ) -> dict[str, Any]:
-    """Run a whole study and write its report.
+    """Run a whole study and write its report; a folder that holds all of it already is only read.
+
+    The folder is read alone where its ``finished.json`` says that it was made from the same configuration, data files,
+    models, numerics and program, and where every file in it still is as it was written.
 
     Args:
         config: a configuration, a YAML file, a preset's name; None is the preset ``quickstart``.
@@ -37,13 +42,23 @@ def run(
         overrides: ``section.key=value`` settings.
         store: folder of stored stages.
         reporter: told of progress.
+        pool: workers for independent stages, from ``open_pool``.
 
     Returns:
         What ``results.json`` holds, and ``folder``, where it lies.
     """
     settings = config if isinstance(config, Config) else load_config(config, overrides)
-    folder, results = execute(settings, Path(out) if out else None, store=store, reporter=reporter)
-    write_report(folder)
+    folder, made = Path(out) if out else default_out(settings), made_from(settings)
+    results = finished_results(folder, made)
+    if results is None:
+        from ensemw2s.experiment.run import execute
+        from ensemw2s.report.write import write_report
+
+        _, results = execute(settings, folder, store=store, reporter=reporter, pool=pool)
+        write_report(folder)
+        record_finished(folder, made)
+    elif reporter is not None:
+        reporter.note(f"{folder} is finished, and was made from the same inputs: nothing to do")
     return {**results, "folder": str(folder)}
 
 
@@ -55,6 +70,7 @@ def study(
     store: Path | None = None,
     reporter: Reporter | None = None,
     told: Callable[[str], None] = lambda line: None,
+    pool: Pool | None = None,
 ) -> dict[str, Any]:
     """Run a grid of runs, only what is missing, and write its table and page.
 
@@ -65,12 +81,16 @@ def study(
         store: folder of stored stages.
         reporter: told of progress within a run.
         told: called with one line a run.
+        pool: workers for independent stages, from ``open_pool``.
 
     Returns:
         What ``study.json`` holds.
     """
+    from ensemw2s.experiment.study import Study, load_study, run_study
+    from ensemw2s.report.study import write_study
+
     loaded = source if isinstance(source, Study) else load_study(source, overrides)
-    summary = run_study(loaded, Path(out), store=store, reporter=reporter, told=told)
+    summary = run_study(loaded, Path(out), store=store, reporter=reporter, told=told, pool=pool)
     write_study(Path(out))
     return summary
 
@@ -89,6 +109,9 @@ def rate(
     reporter: Reporter | None = None,
 ) -> Rated:
     """Rate labelled rows by cross-fitted reference models; see ``experiment.rating.rate_rows``."""
+    from ensemw2s.api.rows import as_rows
+    from ensemw2s.experiment.rating import rate_rows
+
     names = [models] if isinstance(models, str) else list(models)
     return rate_rows(
         as_rows(rows), names, Path(out) if out is not None else None, folds=folds, by=by, training=training,

@@ -17,18 +17,21 @@ from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.models.loading import model_folder
 
-_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 _NOT_THE_MODEL = {"recipe.json", "skills.json", "checksums.json", "stage.json"}
 
 
-@functools.cache
 def model_fingerprint(name: str, trust_remote_code: bool = False) -> str:
-    """SHA-256 over the names and bytes of a model folder's weights, configuration and tokenizer."""
+    """SHA-256 over the names and bytes of a model folder's weights, configuration, tokenizer and code.
+
+    Raises:
+        ModelError: no such model; PrerequisiteError: the hub cannot be reached.
+    """
     folder = model_folder(name, trust_remote_code=trust_remote_code)
     files = {
         path.name: path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_THE_MODEL
     }
-    return fingerprint({name: file_sha256(path) for name, path in files.items()})
+    return fingerprint({name: file_fingerprint(path) for name, path in files.items()})
 
 
 def rows_fingerprint(rows: Sequence[Row], *, answers: bool) -> str:
@@ -58,14 +61,14 @@ def reading_format(task_format: TaskFormat) -> dict[str, Any]:
 
 def numerics(device: torch.device, dtype: str) -> dict[str, Any]:
     """What decides the floats besides the inputs."""
-    import transformers
+    from importlib.metadata import version
 
     return {
         "device": device.type,
         "dtype": dtype,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
     }
 
 
@@ -82,6 +85,37 @@ def versions() -> dict[str, str]:
     return found
 
 
-def file_fingerprint(path: str) -> str:
-    """SHA-256 of a data file."""
-    return file_sha256(Path(path))
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes, read again only when its size, its times or its place on the disk differ."""
+    stat = path.stat()
+    return _read_fingerprint(path.absolute(), (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_fingerprint(path: Path, stamp: tuple[int, ...]) -> str:
+    return file_sha256(path)
+
+
+@functools.cache
+def program_fingerprint() -> str:
+    """SHA-256 over this package's own files and the plug-ins beside it, by name and version.
+
+    The built-in models are left out: where one is used, its own fingerprint counts.
+    """
+    from importlib.metadata import entry_points
+
+    package = Path(__file__).parents[1]
+    models = package / "models" / "zoo"
+    files = {
+        path.relative_to(package).as_posix(): file_sha256(path)
+        for path in package.rglob("*")
+        if path.is_file() and models not in path.parents and path.suffix != ".pyc"
+    }
+    found = entry_points()
+    plugins = sorted(
+        [group, point.name, point.dist.name if point.dist else "", point.dist.version if point.dist else ""]
+        for group in found.groups
+        if group.startswith("ensemw2s.")
+        for point in found.select(group=group)
+    )
+    return fingerprint({"files": files, "plugins": plugins})
