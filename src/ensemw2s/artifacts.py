@@ -1,17 +1,22 @@
-"""Files on disk: written aside and renamed, checked by SHA-256, and never unpickled.
+"""Files on disk: written aside, brought to the disk, renamed, checked by SHA-256, and never unpickled.
 
-Nothing here knows what a stage or a model is.
+What a killed process left aside carries its owner's process number in its name; the first write of another process into
+the same folder sweeps it away. Nothing here knows what a stage or a model is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,11 @@ from typing import Any
 from ensemw2s.errors import CacheError
 
 CHECKSUMS = "checksums.json"
+
+_ASIDE = re.compile(r"\..+\.(?P<pid>\d{1,9})-(?P<machine>[0-9a-f]{8})\.[^.]+\.tmp")
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+_DAY = 86400.0
+_SWEPT: set[tuple[int, str]] = set()
 
 
 def canonical_json(value: Any) -> str:
@@ -39,35 +49,58 @@ def file_sha256(path: Path) -> str:
 
 def disk_error(error: OSError, path: Path) -> CacheError:
     """One line for what the operating system refused, with what to do about it."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CacheError(f"the disk is full while writing {path}: free some space and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return CacheError(f"no permission to write {path}: choose another folder, or change its permissions")
     return CacheError(f"cannot write {path}: {error.strerror or error}")
 
 
+def system_error(error: BaseException) -> OSError | None:
+    """What the operating system refused: the error itself, or the one that a library in Rust only wrote into its text.
+
+    safetensors and tokenizers raise classes of their own with a text that ends in "(os error 28)".
+    """
+    if isinstance(error, OSError):
+        return error
+    found = _RUST_ERROR.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses inside the block into one clear line."""
+    try:
+        yield
+    except Exception as error:
+        refused = system_error(error)
+        if refused is None:
+            raise
+        raise disk_error(refused, path) from error
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path``, renamed onto it when the block ends well, else removed.
 
+    After a power cut there is the old file or the whole new one.
+
     Raises:
         CacheError: the operating system refused the write (full disk, no permission ...).
     """
-    try:
+    with _refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        _sweep_once(path.parent)
+        handle, name = tempfile.mkstemp(prefix=_aside_prefix(path), suffix=".tmp", dir=path.parent)
         os.close(handle)
-    except OSError as error:
-        raise disk_error(error, path) from error
     aside = Path(name)
     try:
-        yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.chmod(0o666 & ~_umask())
-        aside.replace(path)
-    except OSError as error:
-        raise disk_error(error, path) from error
+        with _refusals(path):
+            yield aside
+            _sync_file(aside)
+            aside.chmod(0o666 & ~_umask())
+            aside.replace(path)
+            _sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -114,30 +147,126 @@ def write_jsonl(
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``path``; takes its place when the block ends well, else removed.
 
-    A list of checksums is written last, so a folder that has one is whole.
+    A list of checksums is written last, so a folder that has one is whole. Everything is on the disk before the rename.
+
+    Args:
+        path: where the folder shall lie.
+        replace: put it in the place of one that lies there, which goes only afterwards. A kill between the two renames
+            leaves none, never half a one.
 
     Raises:
         CacheError: ``path`` exists already, or the operating system refused.
     """
-    if path.exists():
+    if path.exists() and not replace:
         raise CacheError(f"{path} exists already: choose another folder, or remove it")
-    try:
+    with _refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    except OSError as error:
-        raise disk_error(error, path) from error
+        _sweep_once(path.parent)
+        aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(path), suffix=".tmp", dir=path.parent))
     try:
-        yield aside
-        write_checksums(aside)
-        aside.chmod(0o777 & ~_umask())
-        aside.replace(path)
-    except OSError as error:
-        raise disk_error(error, path) from error
+        with _refusals(path):
+            yield aside
+            write_checksums(aside)
+            aside.chmod(0o777 & ~_umask())
+            _sync_tree(aside)
+            if replace and path.exists():
+                _exchange(aside, path)
+            else:
+                aside.replace(path)
+            _sync_folder(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put a folder in the place of another, which ends where the new one was and is removed from there."""
+    old = Path(tempfile.mkdtemp(prefix=_aside_prefix(path), suffix=".tmp", dir=path.parent))
+    try:
+        path.replace(old)  # onto an empty folder
+        try:
+            new.replace(path)
+        except OSError:
+            old.replace(path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside_prefix(path: Path) -> str:
+    """``.name.PID-MACHINE.``: hidden, and says whose it is."""
+    return f".{path.name}.{os.getpid()}-{_machine()}."
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight hex digits for where process numbers mean the same: this host, and in it this namespace of processes."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no file of that name need exist
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+
+
+def _sweep_once(folder: Path) -> None:
+    """Sweep a folder at the first write of this process into it."""
+    key = (os.getpid(), os.path.abspath(folder))  # noqa: PTH100 - a link may be exchanged
+    if key not in _SWEPT:
+        _SWEPT.add(key)
+        sweep_leftovers(folder)
+
+
+def sweep_leftovers(folder: Path) -> None:
+    """Remove what writers that are gone left aside in a folder (not below it).
+
+    A writer is gone when it ran here and its process is no more. Of writers elsewhere only the age speaks: a file is
+    written within a day, a folder (a training's result) within a month.
+    """
+    with contextlib.suppress(OSError):
+        for left in list(os.scandir(folder)):
+            found = _ASIDE.fullmatch(left.name)
+            if found is None or not _is_gone(int(found["pid"]), found["machine"], left):
+                continue
+            if left.is_dir(follow_symlinks=False):
+                shutil.rmtree(left.path, ignore_errors=True)
+            else:
+                Path(left.path).unlink(missing_ok=True)
+
+
+def _is_gone(pid: int, machine: str, left: os.DirEntry[str]) -> bool:
+    if machine == _machine():
+        import psutil
+
+        if not psutil.pid_exists(pid):
+            return True
+    days = 30 if left.is_dir(follow_symlinks=False) else 1
+    return pid != os.getpid() and time.time() - left.stat(follow_symlinks=False).st_mtime > days * _DAY
+
+
+def _sync_file(path: Path) -> None:
+    """Bring a file's bytes to the disk."""
+    with path.open("rb" if os.name == "posix" else "r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Bring a folder's names to the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for path in (Path(place) / name for name in names):
+            if path.is_file():
+                _sync_file(path)
+        _sync_folder(Path(place))
 
 
 def write_checksums(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM: at once where nothing is lost, else at the next place where work can be kept.
+"""Ctrl-C, a scheduler's SIGTERM, a closed terminal: at once where nothing is lost, else where work can be kept.
 
 The command line installs ``on_signal``. Long work runs inside ``deferred()`` and asks ``requested()`` between steps; it
 saves what it has and leaves by ``stop()``. A second signal kills at once, should the clean-up hang.
@@ -24,14 +24,17 @@ class Stopped(BaseException):
         self.number = number
 
 
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _deferring = 0
 _pending: int | None = None
 
 
 def install() -> None:
-    """Take Ctrl-C and SIGTERM."""
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
+    """Take Ctrl-C, SIGTERM and, where there is one, SIGHUP; what was set to be ignored (nohup) stays so."""
+    for name in _SIGNALS:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
 
 
 def on_signal(number: int, frame: FrameType | None) -> None:
@@ -63,6 +66,22 @@ def deferred() -> Iterator[None]:
 def requested() -> bool:
     """Whether a signal is waiting."""
     return _pending is not None
+
+
+def pending() -> int:
+    """The number of the signal that waits, 0 where none does."""
+    return _pending or 0
+
+
+def stop(number: int) -> None:
+    """Leave for this signal, which came to this process or to one that works with it.
+
+    Raises:
+        Stopped: always.
+    """
+    global _pending
+    _pending = None
+    raise Stopped(number)
 
 
 def stop_if_requested() -> None:

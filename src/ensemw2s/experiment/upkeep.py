@@ -44,8 +44,13 @@ def entries(root: Path) -> Iterator[Entry]:
         names = sorted(entry.name for entry in stages if entry.is_dir())
     for stage in names:
         with os.scandir(root / stage) as found:
-            for entry in sorted(found, key=lambda one: one.name):
-                yield _entry(stage, Path(entry.path), entry.is_dir())
+            here = sorted(found, key=lambda one: one.name)
+        for entry in here:
+            try:
+                made = _entry(stage, Path(entry.path), entry.is_dir())
+            except FileNotFoundError:  # gone since we looked: others work here
+                continue
+            yield made
 
 
 def _entry(stage: str, path: Path, is_folder: bool) -> Entry:

@@ -7,8 +7,10 @@ optimiser's moments, the dropout's generators, the losses so far. The order of r
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import logging
+import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -19,11 +21,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ensemw2s.artifacts import atomic_folder, disk_error, read_json, verify_checksums, write_json
-from ensemw2s.errors import CacheError
+from ensemw2s.artifacts import atomic_folder, read_json, verify_checksums, write_json
+from ensemw2s.errors import CacheError, ConfigError
+
+log = logging.getLogger("ensemw2s.training")
 
 _TENSORS, _META = "state.safetensors", "state.json"
 SECONDS = 60.0  # between checkpoints, unless told otherwise
+SECONDS_VARIABLE = "ENSEMW2S_CHECKPOINT_SECONDS"
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between checkpoints: ``$ENSEMW2S_CHECKPOINT_SECONDS``, or 60. How often decides no result's identity.
+
+    Raises:
+        ConfigError: it is no number of seconds.
+    """
+    text = os.environ.get(SECONDS_VARIABLE, "").strip()
+    try:
+        seconds = float(text) if text else SECONDS
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:  # NaN too
+        raise ConfigError(
+            f"{SECONDS_VARIABLE} is {text!r}: give seconds: 0 is after every step, inf only on a signal"
+        )
+    return seconds
 
 
 @dataclasses.dataclass
@@ -35,26 +58,32 @@ class Progressed:
         tokens: fed so far.
         answer_tokens: targets so far.
         losses: of every step so far.
+        micro_batch: rows at once, where memory made the run take fewer than it was told.
     """
 
     step: int
     tokens: int
     answer_tokens: int
     losses: list[float]
+    micro_batch: int | None = None
 
 
 class Checkpoints:
     """Where one training run keeps its checkpoints; the newest only.
 
+    A checkpoint that cannot be written (a full disk) is told once and does no harm: the run goes on without.
+
     Args:
         folder: of this run alone; what lies in it is of this run or of nobody.
         identity: of everything that decides the run; a checkpoint of another is not used.
-        seconds: between two.
+        seconds: between two; None is ``checkpoint_seconds()``.
     """
 
-    def __init__(self, folder: Path, identity: str, seconds: float = SECONDS) -> None:
-        self.folder, self.identity, self.seconds = folder, identity, seconds
+    def __init__(self, folder: Path, identity: str, seconds: float | None = None) -> None:
+        self.folder, self.identity = folder, identity
+        self.seconds = checkpoint_seconds() if seconds is None else seconds
         self._last = time.monotonic()
+        self._kept, self._told = 0, False
 
     def due(self) -> bool:
         """Whether it is time for the next."""
@@ -62,50 +91,55 @@ class Checkpoints:
 
     def save(
         self, done: Progressed, parameters: list[torch.nn.Parameter], optimizer: Any, device: torch.device
-    ) -> None:
-        """Write one; older ones go afterwards.
-
-        Raises:
-            CacheError: it could not be written.
-        """
-        tensors = {f"parameter.{place}": parameter.detach() for place, parameter in enumerate(parameters)}
-        for place, parameter in enumerate(parameters):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
-        tensors["generator.cpu"] = torch.get_rng_state()
-        if device.type == "cuda":
-            tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
-        tensors["losses"] = torch.tensor(done.losses, dtype=torch.float64)
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        path = self.folder / f"step-{done.step:09d}"
-        shutil.rmtree(path, ignore_errors=True)
-        with atomic_folder(path) as aside:
-            try:
-                save_file(tensors, aside / _TENSORS)
-            except (OSError, SafetensorError) as error:
-                raise disk_error(error if isinstance(error, OSError) else OSError(str(error)), path) from error
-            meta = {"identity": self.identity, "step": done.step, "tokens": done.tokens,
-                    "answer_tokens": done.answer_tokens}  # fmt: skip
-            write_json(aside / _META, meta)
+    ) -> bool:
+        """Write one; older ones go afterwards. Returns whether it could be written."""
+        self._last = time.monotonic()
+        try:
+            path = self._write(done, _state(done, parameters, optimizer, device))
+        except CacheError as error:
+            if not self._told:
+                log.warning(
+                    "no checkpoint: %s. The training goes on; killed now, it would begin again after step %d",
+                    error, self._kept,
+                )  # fmt: skip
+            self._told = True
+            return False
         for older in self.folder.glob("step-*"):
             if older != path:
                 shutil.rmtree(older, ignore_errors=True)
-        self._last = time.monotonic()
+        self._kept, self._last = done.step, time.monotonic()
+        return True
+
+    def _write(self, done: Progressed, tensors: dict[str, Tensor]) -> Path:
+        path = self.folder / f"step-{done.step:09d}"
+        meta = {"identity": self.identity, **dataclasses.asdict(done)}
+        del meta["losses"]  # as a tensor: JSON would be longer
+        with atomic_folder(path, replace=True) as aside:
+            save_file(tensors, aside / _TENSORS)
+            write_json(aside / _META, meta)
+        return path
 
     def load(self, parameters: list[torch.nn.Parameter], optimizer: Any, device: torch.device) -> Progressed | None:
-        """Put the newest usable one into parameters, optimiser and generators; None where there is none."""
+        """Put the newest usable one into parameters, optimiser and generators; None where there is none.
+
+        One that is damaged, of another run or of another model is named in the log and not used; it changes nothing.
+        """
         for path in sorted(self.folder.glob("step-*"), reverse=True):
-            with contextlib.suppress(CacheError, SafetensorError, KeyError, OSError):
+            try:
                 verify_checksums(path)
-                meta = read_json(path / _META)
-                if meta["identity"] != self.identity:
-                    continue
-                tensors = load_file(path / _TENSORS)
-                if not _fits(tensors, parameters):
-                    continue
-                _restore(tensors, parameters, optimizer, device)
-                losses = tensors["losses"].tolist()
-                return Progressed(int(meta["step"]), int(meta["tokens"]), int(meta["answer_tokens"]), losses)
+                meta, tensors = read_json(path / _META), load_file(path / _TENSORS)
+                if meta["identity"] != self.identity or not _fits(tensors, parameters, device):
+                    raise CacheError(f"{path} is of another training")
+                found = Progressed(
+                    int(meta["step"]), int(meta["tokens"]), int(meta["answer_tokens"]), tensors["losses"].tolist(),
+                    meta.get("micro_batch"),
+                )  # fmt: skip
+            except (CacheError, SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+                log.warning("checkpoint not used: %s", error)
+                continue
+            _restore(tensors, parameters, optimizer, device)
+            self._kept = found.step
+            return found
         return None
 
     def clear(self) -> None:
@@ -113,9 +147,25 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _fits(tensors: dict[str, Tensor], parameters: list[torch.nn.Parameter]) -> bool:
+def _state(
+    done: Progressed, parameters: list[torch.nn.Parameter], optimizer: Any, device: torch.device
+) -> dict[str, Tensor]:
+    """Everything that decides the rest of the run, on the CPU."""
+    tensors = {f"parameter.{place}": parameter.detach() for place, parameter in enumerate(parameters)}
+    for place, parameter in enumerate(parameters):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+    tensors["generator.cpu"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
+    tensors["losses"] = torch.tensor(done.losses, dtype=torch.float64)
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _fits(tensors: dict[str, Tensor], parameters: list[torch.nn.Parameter], device: torch.device) -> bool:
     """Whether a checkpoint is of these parameters; looked at before any of them changes."""
-    return "losses" in tensors and all(
+    needed = {"losses", "generator.cpu", *(["generator.cuda"] if device.type == "cuda" else [])}
+    return needed <= set(tensors) and all(
         f"parameter.{place}" in tensors
         and tensors[f"parameter.{place}"].shape == parameter.shape
         and tensors[f"parameter.{place}"].dtype == parameter.dtype
@@ -137,5 +187,5 @@ def _restore(
                 key: value.to(device) if value.dim() or fused else value for key, value in state.items()
             }
     torch.set_rng_state(tensors["generator.cpu"])
-    if device.type == "cuda" and "generator.cuda" in tensors:
+    if device.type == "cuda":
         torch.cuda.set_rng_state(tensors["generator.cuda"], device)
