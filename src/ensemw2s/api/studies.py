@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ensemw2s.experiment.grid import Study
     from ensemw2s.experiment.opening import Machine
     from ensemw2s.experiment.rating import Rated
+    from ensemw2s.experiment.tracking import Track
     from ensemw2s.methods.rating import By
     from ensemw2s.training.settings import TrainSettings
 
@@ -30,6 +31,7 @@ def run(
     store: Path | None = None,
     reporter: Reporter | None = None,
     pool: Pool | None = None,
+    track: Track | None = None,
 ) -> dict[str, Any]:
     """Run a whole study and write its report; a folder that holds all of it already is only read.
 
@@ -43,6 +45,7 @@ def run(
         store: folder of stored stages.
         reporter: told of progress.
         pool: workers for independent stages, from ``open_pool``.
+        track: trackers to feed besides the event log, say ``Track(("tensorboard",))``.
 
     Returns:
         What ``results.json`` holds, and ``folder``, where it lies.
@@ -54,7 +57,7 @@ def run(
         from ensemw2s.experiment.run import execute
         from ensemw2s.report.write import write_report
 
-        _, results = execute(settings, folder, store=store, reporter=reporter, pool=pool)
+        _, results = execute(settings, folder, store=store, reporter=reporter, pool=pool, track=track)
         write_report(folder)
         record_finished(folder, made)
     elif reporter is not None:
@@ -71,6 +74,7 @@ def study(
     reporter: Reporter | None = None,
     told: Callable[[str], None] = lambda line: None,
     pool: Pool | None = None,
+    track: Track | None = None,
 ) -> dict[str, Any]:
     """Run a grid of runs, only what is missing, and write its table and page.
 
@@ -82,6 +86,7 @@ def study(
         reporter: told of progress within a run.
         told: called with one line a run.
         pool: workers for independent stages, from ``open_pool``.
+        track: trackers to feed besides the event log, say ``Track(("tensorboard",))``.
 
     Returns:
         What ``study.json`` holds.
@@ -90,7 +95,7 @@ def study(
     from ensemw2s.report.study import write_study
 
     loaded = source if isinstance(source, Study) else load_study(source, overrides)
-    summary = run_study(loaded, Path(out), store=store, reporter=reporter, told=told, pool=pool)
+    summary = run_study(loaded, Path(out), store=store, reporter=reporter, told=told, pool=pool, track=track)
     write_study(Path(out))
     return summary
 

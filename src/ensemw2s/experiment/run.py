@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemw2s.artifacts import write_json, write_jsonl
+from ensemw2s.data.splits import Splits
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.experiment.bench import StoredBench
@@ -23,6 +24,7 @@ from ensemw2s.experiment.reporter import Forwarding, Reporter
 from ensemw2s.experiment.results import build_results
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import Store, default_store
+from ensemw2s.experiment.tracking import Track, check_trackers, tracked
 from ensemw2s.methods.bench import Answer
 from ensemw2s.methods.systems import build_order
 from ensemw2s.models.checks import check_model_folder
@@ -79,10 +81,11 @@ def execute(
     store: Path | None = None,
     reporter: Reporter | None = None,
     pool: Pool | None = None,
+    track: Track | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Run a configuration; the same one again resumes and repeats nothing.
 
-    Writes ``results.json``, ``labels.jsonl``, ``ensemble/`` and ``student/`` into the folder.
+    Writes ``results.json``, ``labels.jsonl``, ``ensemble/``, ``student/`` and the log ``events.jsonl`` into the folder.
 
     Args:
         config: what to run.
@@ -90,6 +93,7 @@ def execute(
         store: folder of stored stages.
         reporter: told of progress.
         pool: workers that build the independent stages at once; they change no number.
+        track: which trackers are fed besides the event log; None are none.
 
     Returns:
         The output folder and the results.
@@ -100,12 +104,25 @@ def execute(
     began = time.perf_counter()
     reporter = reporter or Reporter()
     check_config(config)
+    check_trackers(track or Track())
     splits = load_splits(config)
     folder = out or default_out(config)
     claim_folder(folder, config)
-    device = resolve_device(config.device)
-    stages = Store(store or default_store(), numerics(device, config.dtype))
-    config_here = dataclasses.replace(config, device=str(device))
+    stages = Store(store or default_store(), numerics(resolve_device(config.device), config.dtype))
+    with tracked(folder, config.to_dict(), reporter, track or Track()) as told:
+        results = _run(config, splits, folder, stages, told, pool)
+        results["seconds"] = round(time.perf_counter() - began, 2)
+        # Last, so that a folder with results has everything else too.
+        write_json(folder / "results.json", results)
+        told.results(results)
+    return folder, results
+
+
+def _run(
+    config: Config, splits: Splits, folder: Path, stages: Store, reporter: Reporter, pool: Pool | None
+) -> dict[str, Any]:
+    """All stages, and everything in the folder but the results, which are returned."""
+    config_here = dataclasses.replace(config, device=str(resolve_device(config.device)))
     if pool is not None:
         reporter = _build_ahead(config_here, stages, reporter, pool)
     outcome, bench = run_pipeline(config_here, splits, stages, reporter)
@@ -114,10 +131,7 @@ def execute(
     results["peak_memory_mb"] = peak_memory_mb()
     _write_products(folder, outcome, bench)
     write_row_scores(folder / "row_scores.parquet", measured)
-    results["seconds"] = round(time.perf_counter() - began, 2)
-    # Last, so that a folder with results has everything else too.
-    write_json(folder / "results.json", results)
-    return folder, results
+    return results
 
 
 def _build_ahead(config: Config, store: Store, reporter: Reporter, pool: Pool) -> Reporter:

@@ -24,6 +24,7 @@ from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.reporter import Forwarding, Reporter
 from ensemw2s.experiment.run import check_config, execute
 from ensemw2s.experiment.store import Store, default_store
+from ensemw2s.experiment.tracking import Track, check_trackers
 from ensemw2s.experiment.walk import Walk
 from ensemw2s.models.devices import resolve_device
 
@@ -36,7 +37,7 @@ Run = dict[str, Any]
 
 def run_study(
     study: Study, out: Path, *, store: Path | None = None, reporter: Reporter | None = None,
-    told: Callable[[str], None] = lambda line: None, pool: Pool | None = None,
+    told: Callable[[str], None] = lambda line: None, pool: Pool | None = None, track: Track | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run what is missing and write ``study.json``; also when it is stopped on the way.
 
@@ -50,6 +51,7 @@ def run_study(
         reporter: told of progress within a cell.
         told: called with one line a cell.
         pool: workers that build independent stages of several cells at once; None runs one cell after the other.
+        track: which trackers every cell feeds besides its event log; None are none.
 
     Returns:
         What ``study.json`` holds.
@@ -60,15 +62,17 @@ def run_study(
     _check_folder(out)
     for cell in _one_a_setting(study.cells):
         check_config(cell.config)
+    track = track or Track()
+    check_trackers(track)
     tally = _Tally(study, out, told)
     try:
         missing = tally.found()
         if pool is None:
             for cell in missing:
                 tally.start(cell)
-                tally.end(cell, *_attempt(cell, out, store, reporter or Reporter()))
+                tally.end(cell, *_attempt(cell, out, store, reporter or Reporter(), track))
         else:
-            _fan_out(missing, tally, store, reporter or Reporter(), pool)
+            _fan_out(missing, tally, store, reporter or Reporter(), pool, track)
     finally:
         summary = _summary(study, tally)
         write_json(out / STUDY_FILE, summary)
@@ -113,7 +117,9 @@ class _Tally:
         self.told(f"[{number}/{len(self.cells)}] {cell.key}: {line}")
 
 
-def _fan_out(cells: Sequence[Cell], tally: _Tally, store: Path | None, reporter: Reporter, pool: Pool) -> None:
+def _fan_out(
+    cells: Sequence[Cell], tally: _Tally, store: Path | None, reporter: Reporter, pool: Pool, track: Track
+) -> None:
     """Run cells over workers: stages that several cells share are built once."""
     by_key = {cell.key: cell for cell in cells}
     began: dict[str, float] = {}
@@ -131,7 +137,7 @@ def _fan_out(cells: Sequence[Cell], tally: _Tally, store: Path | None, reporter:
             except EnsemW2SError as error:
                 tally.end(cell, None, f"failed: {' '.join(str(error).split())}")
                 continue
-            yield Job(cell.key, walk, cell=str(folder))
+            yield Job(cell.key, walk, cell=str(folder), track=dataclasses.asdict(track))
 
     def over(job: Job) -> None:
         cell = by_key[job.key]
@@ -175,13 +181,13 @@ def finished(cell: Cell, out: Path) -> Run | None:
     return results if inputs is None or inputs == {"inputs": inputs_of(cell.config)} else None
 
 
-def _attempt(cell: Cell, out: Path, store: Path | None, reporter: Reporter) -> tuple[Run | None, str]:
+def _attempt(cell: Cell, out: Path, store: Path | None, reporter: Reporter, track: Track) -> tuple[Run | None, str]:
     """A cell's results, or None, and how it went in one line."""
     began = time.perf_counter()
     counting = _Counting(reporter)
     trace_file(cell, out).unlink(missing_ok=True)
     try:
-        _, results = execute(cell.config, out / "cells" / cell.key, store=store, reporter=counting)
+        _, results = execute(cell.config, out / "cells" / cell.key, store=store, reporter=counting, track=track)
     except EnsemW2SError as error:
         return None, f"failed: {' '.join(str(error).split())}"
     except Exception as error:  # out of memory, or a bug: the other cells still go on, and this one says what it was

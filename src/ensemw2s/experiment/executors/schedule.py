@@ -26,12 +26,14 @@ class Job:
         key: names it.
         walk: through its stages.
         cell: folder in which a worker finishes the run once its stages are there; None leaves that to the caller.
+        track: what the cell's run feeds, the fields of ``Track``.
         failure: what stopped it.
     """
 
     key: str
     walk: Walk
     cell: str | None = None
+    track: dict[str, Any] = dataclasses.field(default_factory=dict)
     failure: Failure | None = None
     ready: list[Ready] = dataclasses.field(default_factory=list)
 
@@ -99,7 +101,8 @@ class Schedule:
         for job in active:
             if not job.ready and job.walk.complete and f"run {job.key}" not in self.running:
                 assert job.cell is not None
-                yield Task(f"run {job.key}", f"finish {job.key}", {**self._common(job), "cell": job.cell}), []
+                payload = {**self._common(job), "cell": job.cell, "track": job.track}
+                yield Task(f"run {job.key}", f"finish {job.key}", payload), []
                 continue
             groups: dict[str, list[Ready]] = {}
             for one in job.ready:
