@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,20 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemw2s import interrupts
-from ensemw2s.errors import ConfigError, ModelError
+from ensemw2s import interrupts, parallel
+from ensemw2s.errors import CacheError, ConfigError, ModelError
 from ensemw2s.seeds import derive_seed
-from ensemw2s.training.batches import FlatRows, flatten_rows, plan_epoch
+from ensemw2s.training.batches import flatten_rows, plan_epoch
 from ensemw2s.training.checkpoint import Checkpoints, Progressed
-from ensemw2s.training.forward import output_width, plain_logits, short_logits, shortcut_agrees
-from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings, Overview
+from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate_factor
+from ensemw2s.training.step import Autocast, Stepper, cuda
 
 if TYPE_CHECKING:
     from ensemw2s.data.encoding import EncodedRow
     from ensemw2s.data.targets import SoftTargets
-
-log = logging.getLogger("ensemw2s.training")
 
 #: Called after every optimiser step with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -114,171 +110,99 @@ def fine_tune(
             "loss.targets=hard"
         )
     rows = flatten_rows(encoded, token_weights, pad_token_id, soft if loss_settings.needs_soft else None)
-    if device is not None:
+    if device is not None and not parallel.sharded():
         model.to(device)
-    with interrupts.deferred(), _training_mode(model, settings, seed) as autocast:
-        run = _Run(model, rows, settings, seed, loss_settings, autocast)
-        tokens, answer_tokens, losses = run.train(progress, checkpoints, watch)
+    place = torch.device(device) if device is not None else next(model.parameters()).device
+    with (
+        interrupts.deferred(),
+        _training_mode(model, settings, seed, place) as autocast,
+        _in_parts(model, place) as own,
+    ):
+        stepper = Stepper(own, rows, settings, seed, loss_settings, autocast, place)
+        tokens, answer_tokens, losses = _Run(stepper, checkpoints).train(progress, watch)
     return TrainResult(len(losses), tokens, answer_tokens, time.perf_counter() - start, losses)
 
 
 class _Run:
-    """The loop's fixed parts, so that its steps stay short."""
+    """All steps of a training."""
 
-    def __init__(
-        self,
-        model: Any,
-        rows: FlatRows,
-        settings: TrainSettings,
-        seed: int,
-        loss_settings: LossSettings,
-        autocast: Callable[[], contextlib.AbstractContextManager[Any]],
-    ) -> None:
-        self.model, self.rows, self.settings, self.seed = model, rows, settings, seed
-        self.loss, self.loss_settings, self.autocast = LOSSES.get(loss_settings.name), loss_settings, autocast
-        self.overview: Overview | None = getattr(self.loss, "overview", None)
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.device = self.parameters[0].device
-        self.micro_batch = settings.micro_batch_size
-        self.optimizer = make_optimizer(self.parameters, settings)
+    def __init__(self, stepper: Stepper, checkpoints: Checkpoints | None) -> None:
+        self.stepper, self.checkpoints = stepper, checkpoints
+        self.rows, self.settings = stepper.rows, stepper.settings
+        self.optimizer = make_optimizer(stepper.parameters, self.settings)
+        self.done = Progressed(0, 0, 0, [])
 
-    def train(
-        self, progress: Progress | None, checkpoints: Checkpoints | None, watch: Watch | None
-    ) -> tuple[int, int, list[float]]:
+    def train(self, progress: Progress | None, watch: Watch | None) -> tuple[int, int, list[float]]:
         """Run all steps; returns tokens, answer tokens and the loss of every step."""
-        rows, settings = self.rows, self.settings
+        rows, settings, stepper = self.rows, self.settings, self.stepper
         steps, pending = count_steps(settings, len(rows)), list[Tensor]()
         target_counts = np.diff(rows.target_offsets)
-        # The shortest and the longest row together: padding is in the probe.
-        ends = np.unique([int(rows.lengths.argmin()), int(rows.lengths.argmax())])
-        probe = rows.micro_batch(ends).to(self.device)
-        with self.autocast():
-            self.logits = short_logits if shortcut_agrees(self.model, probe) else plain_logits
-            if rows.soft is not None:
-                _check_vocabulary(rows.soft, output_width(self.model, probe))
-        found = None if checkpoints is None else checkpoints.load(self.parameters, self.optimizer, self.device)
-        done = found or Progressed(0, 0, 0, [])
-        first = done.step
+        if rows.soft is not None:
+            _check_vocabulary(rows.soft, stepper.output_width())
+        self._resume()
+        done = self.done
+        first, stepper.micro_batch = done.step, done.micro_batch or stepper.micro_batch
         for step, batch in zip(range(steps), self._batches(), strict=False):
             if step < first:
                 continue
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * learning_rate_factor(settings, step, steps)
-            pending.append(self._step(batch, step / steps))
+            pending.append(stepper.gradient(batch, step, step / steps))
+            self.optimizer.step()
+            self.optimizer.zero_grad()
             done.step = step + 1
             done.tokens += int(rows.lengths[batch].sum())
             done.answer_tokens += int(target_counts[batch].sum())
-            keep = checkpoints is not None and (checkpoints.due() or interrupts.requested())
+            done.micro_batch = stepper.micro_batch
+            keep, signal = self._asked()
             if len(pending) == _CHECK_EVERY or step + 1 == steps or keep:
                 fetched = _checked(pending, len(done.losses))
                 if watch is not None:
                     watch(len(done.losses), fetched)
                 done.losses += fetched
                 pending.clear()
-            if checkpoints is not None and keep and step + 1 < steps:
-                checkpoints.save(done, self.parameters, self.optimizer, self.device)
+            # After the last step there is nothing to keep for, unless a signal ends the run before its result is saved.
+            if self.checkpoints is not None and keep and (step + 1 < steps or signal):
+                self.checkpoints.save(done, stepper.parameters, self.optimizer, stepper.device)
             if progress is not None:
                 progress(step + 1, steps)
-            interrupts.stop_if_requested()
-        _check_weights(self.parameters, steps)
+            if signal:
+                interrupts.stop(signal)
+        if not stepper.finite():
+            raise TrainingDiverged(
+                f"training diverged: a weight is not finite after {steps} steps; lower train.learning_rate"
+            )
         return done.tokens, done.answer_tokens, done.losses
+
+    def _resume(self) -> None:
+        """Go on from a checkpoint, where there is one; all processes from the same.
+
+        Raises:
+            CacheError: they do not see the same.
+        """
+        if self.checkpoints is None:
+            return
+        stepper = self.stepper
+        found = self.checkpoints.load(stepper.parameters, self.optimizer, stepper.device)
+        places = parallel.gather(found.step if found else 0)
+        if len(set(places)) > 1:
+            raise CacheError(
+                f"the processes of this run find different checkpoints (of steps {places}): give them one cache folder "
+                "that all can read"
+            )
+        self.done = found or self.done
+
+    def _asked(self) -> tuple[bool, int]:
+        """Whether to keep a checkpoint now, and the signal to stop for (0: none); the same on every process."""
+        due = self.checkpoints is not None and parallel.is_main() and self.checkpoints.due()
+        keep, signal = parallel.largest(due, interrupts.pending())
+        return self.checkpoints is not None and bool(keep or signal), signal
 
     def _batches(self) -> Iterator[np.ndarray]:
         epoch = 0
         while True:
-            yield from plan_epoch(self.rows.lengths, self.settings, self.seed, epoch)
+            yield from plan_epoch(self.rows.lengths, self.settings, self.stepper.seed, epoch)
             epoch += 1
-
-    def _step(self, batch: np.ndarray, progress: float) -> Tensor:
-        """One optimiser step; returns the mean loss and the gradient's norm, float32 ``[2]``, still on the device."""
-        summed, total = self._gradient(batch, progress)
-        norm = self._finish_gradient(total)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return torch.stack([summed / total, norm]).float()
-
-    def _gradient(self, batch: np.ndarray, progress: float) -> tuple[Tensor, Tensor]:
-        """Sum of losses and of weights over the step's rows, gradients left in the parameters.
-
-        Where the memory does not suffice, the micro-batch is halved, for this step and all that follow.
-
-        Raises:
-            ModelError: a single row does not fit.
-        """
-        while True:
-            # Tried again with the dropout of the first try: how often it took changes nothing but rounding.
-            generators = torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in _cuda(self.device))
-            size = min(self.micro_batch or len(batch), len(batch))
-            try:
-                return self._gradient_by(size, batch, progress)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                longest = int(self.rows.lengths[batch].max())
-                if size == 1:
-                    raise ModelError(
-                        f"out of memory: not even one row (of up to {longest} tokens) fits; shorten rows, use gradient "
-                        "checkpointing, LoRA or a smaller model"
-                    ) from error
-            self.micro_batch = (size + 1) // 2
-            log.warning("out of memory with %d rows at once: trying again with %d", size, self.micro_batch)
-            self.optimizer.zero_grad()
-            torch.set_rng_state(generators[0])
-            for device, state in zip(_cuda(self.device), generators[1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _gradient_by(self, size: int, batch: np.ndarray, progress: float) -> tuple[Tensor, Tensor]:
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
-        noted = self._look_over(parts, progress) if self.overview is not None and len(parts) > 1 else None
-        sums, totals = [], []
-        for part in parts:
-            with self.autocast():
-                summed, total = self.loss(self._see(part, progress, noted), self.loss_settings)
-            summed.backward()
-            sums.append(summed.detach())
-            totals.append(total)
-        return torch.stack(sums).sum(), torch.stack(totals).sum()
-
-    def _see(self, part: np.ndarray, progress: float, noted: Tensor | None = None) -> LossBatch:
-        """One forward pass over some rows."""
-        micro = self.rows.micro_batch(part).to(self.device)
-        logits = self.logits(self.model, micro)
-        return LossBatch(logits, micro.labels, micro.weights, micro.soft_ids, micro.soft_probs, progress, noted)
-
-    def _look_over(self, parts: list[np.ndarray], progress: float) -> Tensor | None:
-        """What the loss notes of the whole step, ``[tokens of the step, c]``: one more pass, without gradient."""
-        assert self.overview is not None
-        noted = []
-        # The generators are put back, so that the pass with gradient sees the same dropout.
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda(self.device)), self.autocast():
-            for part in parts:
-                note = self.overview(self._see(part, progress), self.loss_settings)
-                if note is None:
-                    self.overview = None
-                    return None
-                noted.append(note)
-        return torch.cat(noted)
-
-    def _finish_gradient(self, total: Tensor) -> Tensor:
-        """Divide by the step's total weight, once, and clip; returns the norm before clipping."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / total
-        scale = 1.0 / total
-        if self.settings.gradient_clip is not None:
-            scale = scale * (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
-        return norm
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on an accelerator or on the CPU (which has no error class for it)."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
@@ -292,19 +216,16 @@ def make_optimizer(parameters: list[torch.nn.Parameter], settings: TrainSettings
 
 
 @contextlib.contextmanager
-def _training_mode(
-    model: Any, settings: TrainSettings, seed: int
-) -> Iterator[Callable[[], contextlib.AbstractContextManager[Any]]]:
+def _training_mode(model: Any, settings: TrainSettings, seed: int, device: torch.device) -> Iterator[Autocast]:
     """Train mode, seeded dropout, float32 trainable weights; everything is put back at the end, come what may."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ModelError("the model has no trainable parameters")
     if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
         raise ModelError("float16 weights cannot be trained safely: use --dtype float32 or bfloat16")
-    device = trainable[0].device
     half = [parameter for parameter in trainable if parameter.dtype == torch.bfloat16]
     mixed = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
-    with torch.random.fork_rng(devices=_cuda(device)):
+    with torch.random.fork_rng(devices=cuda(device)):
         torch.manual_seed(derive_seed(seed, "dropout"))
         # Small updates vanish in bfloat16's 8 bits, so the weights being trained are float32 meanwhile.
         for parameter in half:
@@ -324,9 +245,17 @@ def _training_mode(
                 parameter.data = parameter.data.bfloat16()
 
 
-def _cuda(device: torch.device) -> list[int]:
-    """Devices, besides the CPU, whose generators are in use."""
-    return [device.index or 0] if device.type == "cuda" else []
+@contextlib.contextmanager
+def _in_parts(model: Any, device: torch.device) -> Iterator[Any]:
+    """The model itself; or, where processes share one that is too large, a sharded copy that is written back."""
+    if not parallel.sharded():
+        yield model
+        return
+    from ensemw2s.training.sharded import sharded_copy, write_back
+
+    working = sharded_copy(model, device)
+    yield working
+    write_back(working, model)
 
 
 def _call(model: Any, name: str, older: str, *arguments: Any) -> None:
@@ -355,10 +284,3 @@ def _checked(pending: list[Tensor], done: int) -> list[float]:
             f"training diverged: the loss or its gradient is not finite at step {step}; lower train.learning_rate"
         )
     return [float(value) for value in values[:, 0]]
-
-
-def _check_weights(parameters: list[torch.nn.Parameter], steps: int) -> None:
-    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
-        raise TrainingDiverged(
-            f"training diverged: a weight is not finite after {steps} steps; lower train.learning_rate"
-        )

@@ -10,7 +10,8 @@ import torch
 
 from ensemw2s.data.encoding import EncodedRow
 from ensemw2s.errors import ModelError
-from ensemw2s.training.finetune import fine_tune, is_out_of_memory
+from ensemw2s.training.finetune import fine_tune
+from ensemw2s.training.step import is_out_of_memory
 from ensemw2s.training.settings import TrainSettings
 
 ROWS = [EncodedRow(str(n), [1, 2 + n % 5, 3 + n % 7, 4, 0], 2) for n in range(12)]
