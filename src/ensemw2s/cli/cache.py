@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-Root = Annotated[Path | None, typer.Option("--store", help="Instead of $ENSEMW2S_CACHE or the user's cache folder.")]
+Root = Annotated[
+    Path | None, typer.Option("--store", help="Folder or URL, instead of $ENSEMW2S_CACHE or the user's cache folder.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,10 +28,10 @@ def list_entries(
     """What lies in the store, by stage."""
     import datetime
 
-    from ensemw2s.experiment.upkeep import Entry, entries
+    from ensemw2s.experiment.upkeep import Entry
 
-    root = _root(store)
-    found = list(entries(root))
+    root, upkeep = _opened(store)
+    found = list(upkeep.entries(root))
     typer.echo(f"store: {root}")
     if all_entries:
         for entry in found:
@@ -47,13 +49,12 @@ def list_entries(
 def verify(store: Root = None) -> None:
     """Compare every finished stage with its checksums; exit code 2 where one is damaged."""
     from ensemw2s.errors import CacheError
-    from ensemw2s.experiment.upkeep import damaged, entries
 
-    root = _root(store)
-    bad = list(damaged(root))
+    root, upkeep = _opened(store)
+    bad = list(upkeep.damaged(root))
     for entry, reason in bad:
         typer.echo(f"{entry.stage} {entry.name}: {reason}")
-    finished = sum(entry.state == "finished" for entry in entries(root))
+    finished = sum(entry.state == "finished" for entry in upkeep.entries(root))
     if bad:
         raise CacheError(
             f"{len(bad)} of {finished} stages are damaged; they are never used, and made again when needed: "
@@ -75,25 +76,29 @@ def prune(
 ) -> None:
     """Remove stages; what is needed again is made again."""
     from ensemw2s.errors import ConfigError
-    from ensemw2s.experiment import upkeep
 
     if not (everything or damaged or unfinished or older_than is not None or stage is not None):
         raise ConfigError("say what may go: --older-than DAYS, --stage NAME, --damaged, --unfinished or --all")
+    root, upkeep = _opened(store)
     gone = upkeep.prune(
-        _root(store), older_than_days=older_than, stage=stage, unfinished=unfinished, broken=damaged, dry_run=dry_run
+        root, older_than_days=older_than, stage=stage, unfinished=unfinished, broken=damaged, dry_run=dry_run
     )
     told = "would go" if dry_run else "removed"
     typer.echo(f"{len(gone)} entries {told}, {_size(sum(entry.size for entry in gone))}")
 
 
-def _root(given: Path | None) -> Path:
+def _opened(given: Path | None) -> tuple[Any, Any]:
+    """The store's place, and the module that looks after stores of its kind."""
     from ensemw2s.errors import ConfigError
-    from ensemw2s.experiment.where import default_store
+    from ensemw2s.experiment import remote_upkeep, upkeep
+    from ensemw2s.experiment.where import default_store, locate
 
-    root = given or default_store()
+    root = locate(given) if given else default_store()
+    if isinstance(root, str):
+        return root, remote_upkeep
     if given is not None and not root.is_dir():
-        raise ConfigError(f"--store {root} is no folder: give the store's folder, or leave it out")
-    return root
+        raise ConfigError(f"--store {root} is no folder: give the store's folder or URL, or leave it out")
+    return root, upkeep
 
 
 def _size(count: float) -> str:

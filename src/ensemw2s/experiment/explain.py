@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.artifacts import read_json
-from ensemw2s.errors import CacheError
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.pipeline import open_workshop
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.run import check_config
 from ensemw2s.experiment.sources import load_splits
-from ensemw2s.experiment.store import STAGE_FILE, StageResult, Store, default_store
+from ensemw2s.experiment.store import StageResult, Store, default_store
 from ensemw2s.methods.systems import SYSTEMS, build_order
 from ensemw2s.models.devices import resolve_device
 
@@ -53,7 +51,7 @@ class Told:
 class _Looking(Store):
     """A store that makes nothing."""
 
-    def __init__(self, root: Path, common: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path | str, common: Mapping[str, Any]) -> None:
         super().__init__(root, common)
         self.found: list[str] = []
 
@@ -70,11 +68,10 @@ class _Looking(Store):
             return "the stored result is damaged"
         wanted = dict(_leaves({"version": version, "inputs": inputs, "numerics": self.common}))
         best: tuple[int, list[str]] = (_NEVER, [])
-        for path in sorted((self.root / name).glob(f"*/{STAGE_FILE}")):
+        for stored in self.records(name):
             try:
-                stored = read_json(path)
                 other = dict(_leaves({key: stored[key] for key in ("version", "inputs", "numerics")}))
-            except (CacheError, KeyError, TypeError):
+            except KeyError:
                 continue
             changed = [key for key in wanted | other if wanted.get(key) != other.get(key)]
             pairs = [(key.removeprefix("inputs."), other.get(key), wanted.get(key)) for key in changed]
@@ -86,7 +83,7 @@ class _Looking(Store):
         return "changed: " + ", ".join(best[1][:_SHOWN]) + more
 
 
-def explain(config: Config, *, store: Path | None = None) -> list[Told]:
+def explain(config: Config, *, store: Path | str | None = None) -> list[Told]:
     """Walk through a run.
 
     Raises:

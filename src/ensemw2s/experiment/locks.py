@@ -7,6 +7,7 @@ does no harm: results are renamed into place whole, and equal inputs make equal 
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,40 @@ DEAD_AFTER = 30.0  # seconds without a touch
 _POLL = 0.1
 
 
-class StageLock:
-    """The right to build one stage.
+class Lock(abc.ABC):
+    """Waiting, beating and letting go; where the lock is kept is a subclass's affair.
 
     Args:
-        path: of the lock file.
-        beat: seconds between touches.
-        dead_after: seconds without a touch after which an owner counts as dead.
+        beat: seconds between signs of life.
+        dead_after: seconds without one, by the waiter's own clock, after which an owner counts as dead.
+        poll: seconds between a waiter's looks.
     """
 
-    def __init__(self, path: Path, *, beat: float = BEAT, dead_after: float = DEAD_AFTER) -> None:
-        self.path, self.beat, self.dead_after = path, beat, dead_after
+    def __init__(self, *, beat: float, dead_after: float, poll: float) -> None:
+        self.beat, self.dead_after, self.poll = beat, dead_after, poll
         self.token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @abc.abstractmethod
+    def _take(self) -> bool:
+        """Take a free lock and start to beat; False where it is not free."""
+
+    @abc.abstractmethod
+    def _look(self) -> tuple[dict[str, Any], Hashable]:
+        """The owner, and anything that changes with every beat; ({}, None) where there is no lock."""
+
+    @abc.abstractmethod
+    def _succeed(self, owner: dict[str, Any]) -> bool:
+        """Set a dead owner aside. True: this lock is the owner now, and beats; False: all may try to take it."""
+
+    @abc.abstractmethod
+    def _renew(self) -> bool:
+        """One beat; False where the lock is no longer ours."""
+
+    @abc.abstractmethod
+    def _drop(self) -> None:
+        """Let go, if it is still ours."""
 
     def acquire(self, finished: Callable[[], bool], waiting: Callable[[str], None] | None = None) -> bool:
         """Wait until this process may build, or until nobody has to.
@@ -54,42 +75,75 @@ class StageLock:
             CacheError: the store cannot be written.
         """
         told = False
-        seen: tuple[int | None, float] = (None, time.monotonic())
+        seen: tuple[Hashable, float] = (None, time.monotonic())
         while True:
             if finished():
                 return False
             if self._take():
-                if finished():  # by the one who just let go
-                    self.release()
-                    return False
-                return True
+                return self._unless(finished)
             owner, touched = self._look()
             if touched is None:
                 continue  # it was let go between the two looks
             if _mine(owner):
-                raise RuntimeError(f"{self.path} is held by the very thread that waits for it: a stage needs itself")
+                raise RuntimeError(f"{self} is held by the very thread that waits for it: a stage needs itself")
             if touched != seen[0]:
                 seen = (touched, time.monotonic())
             if time.monotonic() - seen[1] > self.dead_after or _dead(owner):
-                self._break(owner)
+                if self._succeed(owner):
+                    return self._unless(finished)
                 continue
             if waiting is not None and not told:
                 waiting(f"waiting for process {owner.get('pid', '?')} on {owner.get('host', '?')}, which builds it")
                 told = True
-            time.sleep(_POLL)
+            time.sleep(self.poll)
+
+    def _unless(self, finished: Callable[[], bool]) -> bool:
+        try:
+            done = finished()  # by the one who just let go
+        except BaseException:
+            self.release()
+            raise
+        if done:
+            self.release()
+        return not done
 
     def release(self) -> None:
         """Let go, if it is still ours."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        owner, _ = self._look()
-        if owner.get("token") == self.token:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        self._drop()
+
+    def _start(self) -> None:
+        """Beat from now on."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._beat, name="stage lock", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.beat):
+            if not self._renew():
+                return
+
+
+class StageLock(Lock):
+    """The right to build one stage of a store in a folder.
+
+    Args:
+        path: of the lock file.
+        beat: seconds between touches.
+        dead_after: seconds without a touch after which an owner counts as dead.
+    """
+
+    def __init__(self, path: Path, *, beat: float = BEAT, dead_after: float = DEAD_AFTER) -> None:
+        super().__init__(beat=beat, dead_after=dead_after, poll=_POLL)
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def _take(self) -> bool:
-        owner = {**_self(), "token": self.token, "since": time.time()}
+        owner = {**owner_here(), "token": self.token, "since": time.time()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # The file appears with its text, or not at all: a link is made to a whole file, and only where none is.
@@ -103,21 +157,24 @@ class StageLock:
                 aside.unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error, self.path) from error
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._touch, name="stage lock", daemon=True)
-        self._thread.start()
+        self._start()
         return True
 
-    def _touch(self) -> None:
-        while not self._stop.wait(self.beat):
-            owner, _ = self._look()
-            if owner.get("token") != self.token:
-                return
+    def _renew(self) -> bool:
+        owner, _ = self._look()
+        if owner.get("token") != self.token:
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+        return True
+
+    def _drop(self) -> None:
+        owner, _ = self._look()
+        if owner.get("token") == self.token:
             with contextlib.suppress(OSError):
-                os.utime(self.path)
+                self.path.unlink()
 
     def _look(self) -> tuple[dict[str, Any], int | None]:
-        """The owner and the last touch; ({}, None) where there is no lock."""
         try:
             touched = self.path.stat().st_mtime_ns
             return dict(json.loads(self.path.read_text(encoding="utf-8"))), touched
@@ -126,14 +183,15 @@ class StageLock:
         except (OSError, ValueError):
             return {}, 0
 
-    def _break(self, owner: dict[str, Any]) -> None:
-        """Take a dead owner's lock away; of several waiters only one succeeds, and all try for the lock again."""
+    def _succeed(self, owner: dict[str, Any]) -> bool:
+        # Take the file away; of several waiters only one succeeds, and all try for the lock again.
         gone = self.path.with_name(f".{self.path.name}.{self.token}.dead")
         with contextlib.suppress(OSError, ValueError):
             self.path.rename(gone)
             if dict(json.loads(gone.read_text(encoding="utf-8"))).get("token") != owner.get("token"):
                 _claim(gone, self.path)  # another waiter was quicker, and this is already its own lock: put it back
         gone.unlink(missing_ok=True)
+        return False
 
 
 def _claim(text: Path, path: Path) -> None:
@@ -148,13 +206,14 @@ def _claim(text: Path, path: Path) -> None:
             file.write(text.read_bytes())
 
 
-def _self() -> dict[str, Any]:
+def owner_here() -> dict[str, Any]:
+    """Who we are, as a lock tells others."""
     return {"pid": os.getpid(), "host": socket.gethostname(), "thread": threading.get_ident()}
 
 
 def _mine(owner: dict[str, Any]) -> bool:
     """Whether this very thread holds a lock."""
-    return all(owner.get(key) == value for key, value in _self().items())
+    return all(owner.get(key) == value for key, value in owner_here().items())
 
 
 def _dead(owner: dict[str, Any]) -> bool:

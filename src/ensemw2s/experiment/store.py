@@ -10,19 +10,24 @@ folder, written aside and renamed, with a list of checksums written last: a fold
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, write_json
+from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, write_json, write_text
 from ensemw2s.errors import CacheError
-from ensemw2s.experiment.locks import StageLock
+from ensemw2s.experiment.locks import Lock, StageLock
 from ensemw2s.experiment.upkeep import CHECKPOINTS
-from ensemw2s.experiment.where import default_store
+from ensemw2s.experiment.where import default_store, locate, mirror_folder
 from ensemw2s.experiment.wholeness import verify_once
+
+if TYPE_CHECKING:
+    from ensemw2s.experiment.remote import Remote
 
 __all__ = ["STAGE_FILE", "StageResult", "Store", "default_store"]
 
@@ -49,18 +54,32 @@ class StageResult:
 
 
 class Store:
-    """A folder of finished stages.
+    """Finished stages in a folder, or at a URL with a mirror on this machine.
+
+    A store at a URL has its truth there. What is asked for is looked up in the mirror, then at the URL; what is made is
+    made in the mirror and sent. Checkpoints of unfinished trainings stay in the mirror.
 
     Args:
-        root: the store's folder; made when first written to.
+        root: the store's folder, made when first written to, or any fsspec URL (``s3://bucket/prefix``).
         common: inputs that belong to every stage: what decides the floats (dtype, device type, threads, versions).
         waiting: told where another process builds what is asked for.
+
+    Raises:
+        ConfigError: no such kind of URL.
+        PrerequisiteError: the package for it is not installed.
     """
 
     def __init__(
-        self, root: Path, common: Mapping[str, Any] | None = None, waiting: Callable[[str], None] | None = None
+        self, root: Path | str, common: Mapping[str, Any] | None = None, waiting: Callable[[str], None] | None = None
     ) -> None:
-        self.root = root
+        place = locate(root)
+        self.remote: Remote | None = None
+        if isinstance(place, str):
+            from ensemw2s.experiment.remote import Remote
+
+            self.remote = Remote(place)
+        self.root = mirror_folder(place) if isinstance(place, str) else place
+        self.location = str(place)  # what opens the same store in another process
         self.common = dict(common or {})
         self.waiting = waiting
 
@@ -69,53 +88,122 @@ class Store:
         return fingerprint({"stage": name, "version": version, "inputs": inputs, "numerics": self.common})
 
     def folder(self, name: str, identity: str) -> Path:
-        """Where a stage's result lies, whether it is there or not."""
+        """Where a stage's result lies on this machine, whether it is there or not."""
         return self.root / name / identity[:24]
 
     def has(self, name: str, version: int, inputs: Mapping[str, Any]) -> bool:
-        """Whether a finished result is stored."""
-        return (self.folder(name, self.identity(name, version, inputs)) / CHECKSUMS).is_file()
+        """Whether a finished result is stored; unverified."""
+        folder = self.folder(name, self.identity(name, version, inputs))
+        if (folder / CHECKSUMS).is_file():
+            return True
+        return self.remote is not None and self.remote.has(f"{name}/{folder.name}/{CHECKSUMS}")
 
     def peek(self, name: str, version: int, inputs: Mapping[str, Any]) -> StageResult | None:
-        """The whole stored result for these inputs, or None; builds nothing and waits for nobody."""
+        """The whole stored result for these inputs, or None; builds nothing and waits for nobody.
+
+        Raises:
+            CacheError: a store at a URL cannot be reached.
+        """
         identity = self.identity(name, version, inputs)
         return self._found(name, identity, self.folder(name, identity))
+
+    def records(self, name: str) -> Iterator[dict[str, Any]]:
+        """What the stored results of this name were made from (their ``stage.json``); unreadable ones are left out."""
+        stored = [path.read_bytes() for path in sorted((self.root / name).glob(f"[!.]*/{STAGE_FILE}"))]
+        if self.remote is not None:
+            here = {path.name for path in (self.root / name).glob("[!.]*")}
+            there = (one for one in self.remote.names(name) if one not in here)
+            stored += [text for one in there if (text := self.remote.read(f"{name}/{one}/{STAGE_FILE}")) is not None]
+        for text in stored:
+            try:
+                record = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield record
 
     def stage(self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> StageResult:
         """The stored result for these inputs, built by ``build(folder)`` where there is none or it is damaged.
 
         Raises:
-            CacheError: the store cannot be written.
+            CacheError: the store cannot be written, or one at a URL cannot be reached.
         """
         identity = self.identity(name, version, inputs)
         folder = self.folder(name, identity)
-        found = self._found(name, identity, folder)
-        if found is not None:
-            return found
-        lock = StageLock(folder.with_name(f"{folder.name}.lock"))
-        if not lock.acquire(lambda: (folder / CHECKSUMS).is_file() and self._whole(folder), self.waiting):
-            found = self._found(name, identity, folder)
+        record = {"stage": name, "version": version, "identity": identity, "inputs": inputs}
+
+        while True:
+            found = self._ready(name, identity, folder)
             if found is not None:
                 return found
-            return self.stage(name, version, inputs, build)  # made by another process, and gone again
-        try:
-            _sweep(folder)
-            record = {"stage": name, "version": version, "identity": identity, "inputs": inputs}
-            seconds = self._build(folder, record, build)
-        finally:
-            lock.release()
-        return StageResult(name, identity, folder, seconds, reused=False)
+            with contextlib.ExitStack() as held:
+                for lock, finished in self._locks(name, identity, folder):
+                    if not lock.acquire(finished, self.waiting):
+                        break  # made by another process; where it is gone again, we go round
+                    held.callback(lock.release)
+                else:
+                    _sweep(folder)
+                    return self._make(folder, record, build)
+
+    def _ready(self, name: str, identity: str, folder: Path) -> StageResult | None:
+        """A whole result that is also where it belongs: at the URL, for a store at a URL."""
+        unsent = self._unsent(folder)
+        if self.remote is not None and folder.exists() and unsent.exists():
+            if not self.remote.has(f"{name}/{folder.name}/{CHECKSUMS}"):
+                return None
+            unsent.unlink(missing_ok=True)  # another machine sent its own meanwhile
+        return self._found(name, identity, folder)
+
+    def _locks(self, name: str, identity: str, folder: Path) -> list[tuple[Lock, Callable[[], bool]]]:
+        """All that must be held to build, with what makes each needless: of this machine's processes one builds, and of
+        the machines one."""
+        note = self._unsent(folder)
+        here: Lock = StageLock(folder.with_name(f"{folder.name}.lock"))
+        locks = [(here, lambda: not note.exists() and (folder / CHECKSUMS).is_file() and self._whole(folder))]
+        if self.remote is not None:
+            from ensemw2s.experiment.remote_locks import RemoteLock
+
+            there = RemoteLock(self.remote, f"{name}-{folder.name}")
+            locks.append((there, lambda: self._ready(name, identity, folder) is not None))
+        return locks
+
+    def _make(self, folder: Path, record: Mapping[str, Any], build: Callable[[Path], None]) -> StageResult:
+        """Build, and send where there is somewhere to send to; all locks are held."""
+        name, identity = record["stage"], record["identity"]
+        if self.remote is None:
+            return StageResult(name, identity, folder, self._build(folder, record, build), reused=False)
+        unsent = self._unsent(folder)
+        reused = unsent.exists() and folder.exists() and self._whole(folder)  # killed before it was sent
+        if not reused:
+            write_text(unsent, "")
+            self._build(folder, record, build)
+        self.remote.send(folder, f"{name}/{folder.name}")
+        unsent.unlink(missing_ok=True)
+        return StageResult(name, identity, folder, _seconds(folder), reused)
+
+    def _unsent(self, folder: Path) -> Path:
+        """A note that lies beside a result from before it is built until it is at the URL."""
+        return folder.with_name(f".{folder.name}.unsent")
 
     def _found(self, name: str, identity: str, folder: Path) -> StageResult | None:
         """A whole result; a damaged one is never used."""
-        if not folder.exists() or not self._whole(folder):
+        if folder.exists() and self._whole(folder):
+            return StageResult(name, identity, folder, _seconds(folder), reused=True)
+        if self.remote is None or self._unsent(folder).exists():
             return None
-        return StageResult(name, identity, folder, float(read_json(folder / STAGE_FILE)["seconds"]), reused=True)
+        if folder.exists():  # damaged here: fetched anew
+            shutil.rmtree(folder, ignore_errors=True)
+        if not self.remote.fetch(f"{name}/{folder.name}", folder):
+            return None
+        if not self._whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        return StageResult(name, identity, folder, _seconds(folder), reused=True)
 
     def _whole(self, folder: Path) -> bool:
         try:
             verify_once(folder)
-            float(read_json(folder / STAGE_FILE)["seconds"])
+            _seconds(folder)
         except (CacheError, KeyError, TypeError, ValueError):
             return False
         return True
@@ -140,6 +228,10 @@ class Store:
     def checkpoints(self, identity: str) -> Path:
         """Where a stage of this identity keeps what it has while it is being built."""
         return self.root / CHECKPOINTS / identity[:24]
+
+
+def _seconds(folder: Path) -> float:
+    return float(read_json(folder / STAGE_FILE)["seconds"])
 
 
 def _sweep(folder: Path) -> None:
