@@ -10,6 +10,7 @@ from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.folder import default_out, finished_results, made_from, record_finished
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.tracking import Track, unfed
 
 if TYPE_CHECKING:
     from ensemw2s.api.rows import Rows
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from ensemw2s.experiment.grid import Study
     from ensemw2s.experiment.opening import Machine
     from ensemw2s.experiment.rating import Rated
-    from ensemw2s.experiment.tracking import Track
     from ensemw2s.methods.rating import By
     from ensemw2s.training.settings import TrainSettings
 
@@ -45,7 +45,8 @@ def run(
         store: folder of stored stages.
         reporter: told of progress.
         pool: workers for independent stages, from ``open_pool``.
-        track: trackers to feed besides the event log, say ``Track(("tensorboard",))``.
+        track: trackers to feed besides the event log, say ``Track(("tensorboard",))``. One that the folder did not
+            feed yet is told all that is there.
 
     Returns:
         What ``results.json`` holds, and ``folder``, where it lies.
@@ -53,7 +54,7 @@ def run(
     settings = config if isinstance(config, Config) else load_config(config, overrides)
     folder, made = Path(out) if out else default_out(settings), made_from(settings)
     results = finished_results(folder, made)
-    if results is None:
+    if results is None or unfed(folder, track):
         from ensemw2s.experiment.run import execute
         from ensemw2s.report.write import write_report
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ensemw2s.cli import options as o
+from ensemw2s.cli import tracking as t
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +30,9 @@ def run(
     executor: o.Executor = "local",
     address: o.Address = None,
     threads: o.Threads = None,
+    track: t.Names = None,
+    track_project: t.Project = "ensemw2s",
+    track_name: t.Name = None,
     dry_run: o.DryRun = False,
 ) -> None:
     """Run a whole study: experts, ensemble, labels, student, baselines, scores, report.
@@ -42,6 +46,7 @@ def run(
     source = words.pop(0) if words and "=" not in words[0] else None
     flags = {"seed": seed, "device": device, "dtype": dtype}
     settings = load_config(source, [*words, *(f"{name}={value}" for name, value in flags.items() if value is not None)])
+    trackers = t.track(track, track_project, track_name)
     screen = Screen()
     if dry_run:
         from ensemw2s.experiment.plan import plan_run
@@ -57,10 +62,11 @@ def run(
     folder = out or default_out(settings)
     screen.console.print(f"output folder: {folder}")
     with o.workers(executor, workers, address, threads) as pool:
-        results = run_study(settings, folder, reporter=screen, pool=pool)
+        results = run_study(settings, folder, reporter=screen, pool=pool, track=trackers)
     screen.close()
     Console(highlight=False).print(terminal_table(results))
     typer.echo(f"\nreport: {folder / 'report.html'}")
+    typer.echo(t.where(folder))
 
 
 def screen_out(lines: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ensemw2s.cli import options as o
+from ensemw2s.cli import tracking as t
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +26,8 @@ def study(
     executor: o.Executor = "local",
     address: o.Address = None,
     threads: o.Threads = None,
+    track: t.Names = None,
+    track_project: t.Project = "ensemw2s",
     dry_run: o.DryRun = False,
 ) -> None:
     """Run a grid of runs (seeds, rounds, models, data, rules ...), only what is missing, into one table and page."""
@@ -35,6 +38,7 @@ def study(
     from ensemw2s.experiment.study import finished, load_study
     from ensemw2s.report.study import terminal_study
 
+    trackers = t.track(track, track_project)
     loaded = load_study(config[0], config[1:])
     folder = out or Path("studies") / loaded.name
     if dry_run:
@@ -47,10 +51,12 @@ def study(
     screen.console.print(f"output folder: {folder}")
     with o.workers(executor, workers, address, threads) as pool:
         summary = api.study(
-            loaded, folder, reporter=screen, told=lambda line: screen.console.print(line, markup=False), pool=pool
-        )
+            loaded, folder, reporter=screen, told=lambda line: screen.console.print(line, markup=False), pool=pool,
+            track=trackers,
+        )  # fmt: skip
     screen.close()
     Console(highlight=False).print(terminal_study(summary))
     typer.echo(f"\npage: {folder / 'study.html'}")
+    typer.echo(f"logs: {folder / 'cells' / '*' / 'events.jsonl'}")
     if summary["failed"]:
         raise SystemExit(1)

@@ -50,6 +50,14 @@ def check_trackers(track: Track) -> None:
         TRACKERS.get(name).check()
 
 
+def unfed(folder: Path, track: Track | None) -> tuple[str, ...]:
+    """Those of the trackers that the run in ``folder`` told nothing yet."""
+    if track is None or not track.names:
+        return ()
+    fed = EventLog(folder / EVENTS_FILE).trackers
+    return tuple(name for name in track.names if name not in fed)
+
+
 class _Guarded:
     """A tracker that is made when there is something to tell; one that fails is told of once and left alone."""
 
