@@ -31,7 +31,7 @@ def brier(confidence: Mapping[str, float], right: RowScores) -> RowScores:
         right: 1 where it is, else 0.
 
     Raises:
-        DataError: a row has no confidence, or one outside [0, 1].
+        DataError: no rows, rows that are not right or wrong, or a confidence that is missing or outside [0, 1].
     """
     given = _aligned(confidence, right)
     return RowScores("brier", right.ids, (given - right.correct) ** 2, np.ones(len(right)))
@@ -49,7 +49,7 @@ def expected_calibration_error(
         equal_mass: bins of equally many rows (equal confidences stay together), else of equal width.
 
     Raises:
-        DataError: no rows, or a confidence that is missing or outside [0, 1].
+        DataError: no rows, rows that are not right or wrong, or a confidence that is missing or outside [0, 1].
         ConfigError: bins below 1.
     """
     given = _aligned(confidence, right)
@@ -115,6 +115,11 @@ def _folded_bias(middle: FloatArray, error: FloatArray) -> float:
 def _aligned(confidence: Mapping[str, float], right: RowScores) -> FloatArray:
     if not right.ids:
         raise DataError("calibration: no rows to look at; give at least one row")
+    if not right.is_binary:
+        raise DataError(
+            f"calibration: the scores of {right.metric} are counts; give one of right (1) or wrong (0) a row, "
+            "such as exact_match"
+        )
     missing = [row_id for row_id in right.ids if row_id not in confidence]
     if missing:
         raise DataError(

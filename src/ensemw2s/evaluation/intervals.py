@@ -12,13 +12,13 @@ All are 95 % intervals unless told otherwise. Degenerate cases:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.evaluation.rowscores import FloatArray, RowScores, same_rows
@@ -26,7 +26,7 @@ from ensemw2s.seeds import numpy_generator
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-_CHUNK = 1 << 21  # row draws held at once: 16 MiB of indices
+_CHUNK = 1 << 21  # row counts held at once: 16 MiB
 
 
 class Interval(NamedTuple):
@@ -134,25 +134,54 @@ def bootstrap(
 
     Returns:
         float64 ``[resample]``.
+
+    Raises:
+        ConfigError: resamples below 1.
     """
-    if resamples < 1:
-        raise ConfigError(f"resamples is {resamples}; it must be at least 1, say {RESAMPLES}")
+    check_resamples(resamples)
     columns = np.stack([part for scores in systems for part in (scores.correct, scores.total)])
     distinct, inverse = np.unique(columns, axis=0, return_inverse=True)
     parts = []
-    for draw in _draws(columns.shape[1], seed, resamples):
+    for counts in _counts(columns.shape[1], seed, resamples):
         # Columns that are alike (every total is 1, say) are summed once.
-        sums = np.stack([column[draw].sum(axis=1) for column in distinct])[inverse.reshape(-1)]
+        sums = (distinct @ counts.T)[inverse.reshape(-1)]
         parts.append(statistic(sums.reshape(len(systems), 2, -1)))
     return np.concatenate(parts)
 
 
-def _draws(rows: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
-    """Row positions drawn with replacement, int64 ``[resample, row]``, some resamples at a time."""
+def check_resamples(resamples: int) -> None:
+    """Refuse a bootstrap without resamples.
+
+    Raises:
+        ConfigError: resamples below 1.
+    """
+    if resamples < 1:
+        raise ConfigError(f"resamples is {resamples}; it must be at least 1, say {RESAMPLES}")
+
+
+def _counts(rows: int, seed: int, resamples: int) -> Iterator[FloatArray]:
+    """How often each row is drawn, float64 ``[resample, row]``, some resamples at a time.
+
+    A run asks for the same draws for every score and difference over the same number of rows: those are kept.
+    """
+    if rows * resamples <= _CHUNK:
+        yield _kept_counts(rows, seed, resamples)
+        return
     generator = numpy_generator(seed, "bootstrap", rows)
     at_once = max(1, _CHUNK // rows)
     for start in range(0, resamples, at_once):
-        yield generator.integers(0, rows, size=(min(at_once, resamples - start), rows))
+        yield _drawn(generator, rows, min(at_once, resamples - start))
+
+
+@functools.lru_cache(maxsize=4)  # two tests, with and without the rows that have no choices
+def _kept_counts(rows: int, seed: int, resamples: int) -> FloatArray:
+    return _drawn(numpy_generator(seed, "bootstrap", rows), rows, resamples)
+
+
+def _drawn(generator: np.random.Generator, rows: int, resamples: int) -> FloatArray:
+    """Counts of ``rows`` draws with replacement, ``[resample, row]``."""
+    places = generator.integers(0, rows, size=(resamples, rows)) + np.arange(resamples)[:, None] * rows
+    return np.bincount(places.reshape(-1), minlength=resamples * rows).reshape(resamples, rows).astype(np.float64)
 
 
 def _percentiles(value: float, draws: FloatArray, n: int, confidence: float, *, lowest: float | None) -> Interval:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ensemw2s.errors import DataError
-from ensemw2s.evaluation.intervals import CONFIDENCE, RESAMPLES, Interval, normal_quantile
+from ensemw2s.evaluation.intervals import CONFIDENCE, RESAMPLES, Interval, check_resamples, normal_quantile
 from ensemw2s.evaluation.pgr import PGR
 from ensemw2s.evaluation.rowscores import RowScores, same_rows
 from ensemw2s.evaluation.testing import paired_gaps
@@ -67,7 +67,7 @@ def paired_over_seeds(a: Sequence[float], b: Sequence[float], confidence: float 
     error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
     if error <= 1e-15 * max(1.0, abs(mean)):
         return SeedDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(gaps))
-    p = 2 * float(stats.t.sf(abs(mean) / error, len(gaps) - 1))
+    p = 2 * float(special.stdtr(len(gaps) - 1, -abs(mean) / error))
     return SeedDifference(mean, mean - half, mean + half, p, len(gaps))
 
 
@@ -90,7 +90,7 @@ def pgr_over_seeds(
         why = "below the weak expert" if found.high < 0 else "not clearly above the weak expert"
         told = f"{100 * found.value:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
         return PGR(None, None, None, f"over {len(gap)} seeds the ceiling is {why}: {told}")
-    n, t = len(gap), float(stats.t.isf(0.5 - confidence / 2, len(gap) - 1))
+    n, t = len(gap), float(special.stdtrit(len(gap) - 1, 0.5 + confidence / 2))
     var_gain, var_gap = gain.var(ddof=1) / n, gap.var(ddof=1) / n
     cov = float(np.cov(gain, gap, ddof=1)[0, 1]) / n
     x, y = float(gain.mean()), float(gap.mean())
@@ -111,9 +111,12 @@ def nested_difference(
 
     Raises:
         DataError: no pairs, or a pair that does not hold the same rows.
+        ConfigError: resamples below 1, or confidence not between 0 and 1.
     """
     if not pairs:
         raise DataError("no runs to compare; give at least one pair")
+    check_resamples(resamples)
+    normal_quantile(confidence)
     gaps = []
     for a, b in pairs:
         one, other = same_rows(a, b)
@@ -127,7 +130,6 @@ def nested_difference(
             sums = gaps[place][:, generator.integers(0, rows, size=rows)].sum(axis=1)
             values.append(sums[0] / sums[1] - sums[2] / sums[3])
         draws[number] = np.mean(values)
-    normal_quantile(confidence)
     low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
     value = float(np.mean([a.value - b.value for a, b in pairs]))
     return Interval(value, float(low), float(high), len(pairs))
@@ -135,5 +137,5 @@ def nested_difference(
 
 def _half_width(values: np.ndarray, confidence: float) -> float:
     normal_quantile(confidence)
-    quantile = float(stats.t.isf(0.5 - confidence / 2, len(values) - 1))
+    quantile = float(special.stdtrit(len(values) - 1, 0.5 + confidence / 2))
     return quantile * float(values.std(ddof=1)) / math.sqrt(len(values))

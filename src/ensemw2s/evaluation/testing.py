@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import special
 
 from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.evaluation.intervals import CONFIDENCE, RESAMPLES, Interval, bootstrap, ratio_of_sums
@@ -52,17 +52,22 @@ def paired_p_value(a: RowScores, b: RowScores, *, seed: int = 0) -> float:
     one, other = same_rows(a, b)
     if one.is_binary and other.is_binary:
         ahead, behind = int((one.correct > other.correct).sum()), int((one.correct < other.correct).sum())
-        return 1.0 if ahead + behind == 0 else float(stats.binomtest(ahead, ahead + behind, 0.5).pvalue)
+        return 1.0 if ahead + behind == 0 else _even_odds(min(ahead, behind), ahead + behind)
     # With equal totals a row's difference is what may flip; the ratio of sums is then linear in the flips.
     gap = (one.correct / one.total.sum()) - (other.correct / other.total.sum())
     seen = abs(gap.sum())
     if not gap.any():
         return 1.0
     if len(gap) >= MANY:
-        return float(2 * stats.norm.sf(seen / math.sqrt((gap * gap).sum())))
+        return float(2 * special.ndtr(-seen / math.sqrt((gap * gap).sum())))
     signs = numpy_generator(seed, "flips", len(gap)).integers(0, 2, size=(FLIPS, len(gap))) * 2 - 1
     hits = int((np.abs(signs @ gap) >= seen - 1e-12).sum())
     return (hits + 1) / (FLIPS + 1)
+
+
+def _even_odds(fewer: int, n: int) -> float:
+    """Two-sided binomial test of one half: both tails up to the rarer outcome."""
+    return min(1.0, 2 * float(special.bdtr(fewer, n, 0.5)))
 
 
 def holm(p_values: Mapping[K, float]) -> dict[K, float]:
@@ -94,8 +99,8 @@ def equivalence_over_rows(a: RowScores, b: RowScores, margin: float, alpha: floa
     value = a.value - b.value
     draws = bootstrap(pair, lambda sums: ratio_of_sums(sums[:1]) - ratio_of_sums(sums[1:]), seed=0, resamples=RESAMPLES)
     # No row differs: the Wilson bound for 0 of n stands in for a spread of zero.
-    error = max(float(draws.std()), 1 / (len(a) + stats.norm.isf(alpha) ** 2))
-    return _two_one_sided(value, error, margin, alpha, stats.norm)
+    error = max(float(draws.std()), 1 / (len(a) + special.ndtri(alpha) ** 2))
+    return _two_one_sided(value, error, margin, alpha, special.ndtr, special.ndtri)
 
 
 def equivalence_over_seeds(a: Sequence[float], b: Sequence[float], margin: float, alpha: float = 0.05) -> Equivalence:
@@ -108,33 +113,34 @@ def equivalence_over_seeds(a: Sequence[float], b: Sequence[float], margin: float
     _check_margin(margin, alpha)
     gaps = paired_gaps(a, b)
     error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
-    return _two_one_sided(float(gaps.mean()), error, margin, alpha, stats.t(len(gaps) - 1))
+    free = len(gaps) - 1
+    return _two_one_sided(
+        float(gaps.mean()), error, margin, alpha, lambda t: special.stdtr(free, t), lambda p: special.stdtrit(free, p)
+    )
 
 
 def minimal_detectable_difference(n: int, discordant: float, power: float = 0.8, alpha: float = 0.05) -> float:
     """The smallest true paired difference that McNemar's test on n rows would find with this power.
 
     Solves  sqrt(n)·d = z_{alpha/2}·sqrt(π) + z_{power}·sqrt(π - d²)  for d (Connor 1987), π being the share of rows on
-    which the two systems differ: d cannot exceed π, and where even that would be missed π is returned.
+    which the two systems differ: d cannot exceed π, and where even that would be missed π is returned. Squared it is
+    d = (z_{alpha/2}·sqrt(nπ) + z_{power}·sqrt(π·(n + z_{power}² - z_{alpha/2}²))) / (n + z_{power}²).
 
     Raises:
         DataError: n below 1.
-        ConfigError: discordant outside (0, 1], power or alpha outside (0, 1).
+        ConfigError: discordant outside (0, 1], alpha outside (0, 1), power not between alpha and 1.
     """
     if n < 1:
         raise DataError(f"no detectable difference for {n} rows; give at least one")
-    for name, value in (("power", power), ("alpha", alpha)):
-        if not 0 < value < 1:
-            raise ConfigError(f"{name} is {value}; it must lie between 0 and 1")
+    _check_power(power, alpha)
     if not 0 < discordant <= 1:
         raise ConfigError(f"the share of discordant rows is {discordant}; it must lie in (0, 1]")
-    z_alpha, z_power = stats.norm.isf(alpha / 2), stats.norm.ppf(power)
-
-    def missing(d: float) -> float:
-        needed = z_alpha * math.sqrt(discordant) + z_power * math.sqrt(max(discordant - d * d, 0.0))
-        return math.sqrt(n) * d - float(needed)
-
-    return discordant if missing(discordant) < 0 else float(optimize.brentq(missing, 0.0, discordant))
+    z_alpha, z_power = -float(special.ndtri(alpha / 2)), float(special.ndtri(power))
+    spread = math.sqrt(max(discordant - discordant**2, 0.0))
+    if math.sqrt(n) * discordant < z_alpha * math.sqrt(discordant) + z_power * spread:
+        return discordant
+    root = math.sqrt(discordant * max(n + z_power**2 - z_alpha**2, 0.0))
+    return min(discordant, (z_alpha * math.sqrt(n * discordant) + z_power * root) / (n + z_power**2))
 
 
 def minimal_detectable_over_seeds(sd: float, seeds: int, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -143,18 +149,18 @@ def minimal_detectable_over_seeds(sd: float, seeds: int, power: float = 0.8, alp
     Args:
         sd: standard deviation of the paired differences over seeds.
         seeds: how many, at least 2.
-        power: wanted.
+        power: wanted, above ``alpha``: that often the test finds a difference where there is none.
         alpha: two-sided level.
 
     Raises:
         DataError: fewer than two seeds, or a negative sd.
-        ConfigError: power or alpha outside (0, 1).
+        ConfigError: alpha outside (0, 1), power not between alpha and 1.
     """
+    from scipy import optimize, stats
+
     if seeds < 2 or not sd >= 0:
         raise DataError(f"no detectable difference for {seeds} seeds with sd {sd}; give at least two seeds and sd >= 0")
-    for name, value in (("power", power), ("alpha", alpha)):
-        if not 0 < value < 1:
-            raise ConfigError(f"{name} is {value}; it must lie between 0 and 1")
+    _check_power(power, alpha)
     cut = stats.t.isf(alpha / 2, seeds - 1)
 
     def missing(shift: float) -> float:
@@ -166,6 +172,13 @@ def minimal_detectable_over_seeds(sd: float, seeds: int, power: float = 0.8, alp
     while missing(high) < 0:
         high *= 2
     return float(optimize.brentq(missing, 0.0, high)) * sd / math.sqrt(seeds)
+
+
+def _check_power(power: float, alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ConfigError(f"alpha is {alpha}; it must lie between 0 and 1")
+    if not alpha < power < 1:
+        raise ConfigError(f"power is {power}; it must lie between alpha ({alpha}) and 1")
 
 
 def two_sample_difference(a: RowScores, b: RowScores, confidence: float = CONFIDENCE) -> Interval:
@@ -212,10 +225,14 @@ def _check_margin(margin: float, alpha: float) -> None:
         raise ConfigError(f"alpha is {alpha}; it must lie between 0 and 0.5")
 
 
-def _two_one_sided(value: float, error: float, margin: float, alpha: float, law: stats.rv_continuous) -> Equivalence:
-    half = float(law.isf(alpha)) * error
+def _two_one_sided(
+    value: float, error: float, margin: float, alpha: float,
+    cdf: Callable[[float], float], quantile: Callable[[float], float],
+) -> Equivalence:  # fmt: skip
+    """By a law that is symmetric about 0."""
+    half = -float(quantile(alpha)) * error
     if error == 0:  # equal differences everywhere
         p = 0.0 if abs(value) < margin else 1.0
     else:
-        p = float(max(law.sf((value + margin) / error), law.cdf((value - margin) / error)))
+        p = float(max(cdf(-(value + margin) / error), cdf((value - margin) / error)))
     return Equivalence(value, value - half, value + half, margin, p, p < alpha)

@@ -93,3 +93,10 @@ def test_bad_confidences(confidence: dict, message: str) -> None:
             function(confidence, right([0, 1]))
     with pytest.raises(ConfigError, match="bins is 0"):
         expected_calibration_error(by_id([0.5, 0.6]), right([0, 1]), bins=0)
+
+
+@pytest.mark.parametrize("measure", [expected_calibration_error, reliability, calibration_interval, brier])
+def test_counts_of_tokens_are_no_right_or_wrong(measure) -> None:  # type: ignore[no-untyped-def]
+    tokens = RowScores("token_accuracy", ("r0", "r1"), np.array([1.0, 3.0]), np.array([2.0, 3.0]))
+    with pytest.raises(DataError, match="token_accuracy are counts"):
+        measure(by_id([0.5, 0.9]), tokens)

@@ -18,6 +18,7 @@ from ensemw2s.evaluation.intervals import (
 )
 from ensemw2s.evaluation.pgr import pgr
 from ensemw2s.evaluation.rowscores import RowScores
+from ensemw2s.seeds import numpy_generator
 
 
 def scores_of(correct, total=None, ids=None) -> RowScores:
@@ -59,6 +60,18 @@ def test_bootstrap_matches_a_plain_loop() -> None:
     assert np.quantile(got, [0.025, 0.25, 0.5, 0.75, 0.975]) == pytest.approx(
         np.quantile(loop, [0.025, 0.25, 0.5, 0.75, 0.975]), abs=0.02
     )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 37])
+def test_every_resample_is_the_sum_over_the_drawn_rows(rows: int) -> None:
+    """Counting how often a row is drawn, and summing the rows drawn, are the same."""
+    a = scores_of(np.arange(rows) % 3, 3 + np.arange(rows) ** 2)
+    b = scores_of(np.arange(rows) % 2, 2 + np.arange(rows))
+    drawn = numpy_generator(5, "bootstrap", rows).integers(0, rows, size=(50, rows))
+    plain = a.correct[drawn].sum(1) / a.total[drawn].sum(1) - b.correct[drawn].sum(1) / b.total[drawn].sum(1)
+    for _ in range(2):  # the second time the counts are kept ones
+        got = bootstrap([a, b], lambda s: s[0, 0] / s[0, 1] - s[1, 0] / s[1, 1], seed=5, resamples=50)
+        assert got == pytest.approx(plain, abs=1e-12)
 
 
 def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.evaluation.intervals import paired_difference
@@ -151,6 +151,26 @@ def test_detectable_difference_has_the_power_it_says() -> None:
     assert minimal_detectable_difference(3, 0.1) == 0.1  # even all discordant rows one way would be missed
 
 
+@given(st.integers(2, 5000), st.floats(0.01, 1.0), st.floats(0.06, 0.99), st.floats(0.001, 0.05))
+def test_detectable_difference_solves_connors_equation(n: int, discordant: float, power: float, alpha: float) -> None:
+    z_alpha, z_power = stats.norm.isf(alpha / 2), stats.norm.ppf(power)
+
+    def missing(d: float) -> float:
+        needed = z_alpha * np.sqrt(discordant) + z_power * np.sqrt(max(discordant - d * d, 0.0))
+        return float(np.sqrt(n) * d - needed)
+
+    expected = discordant if missing(discordant) < 0 else optimize.brentq(missing, 0.0, discordant, xtol=1e-14)
+    assert minimal_detectable_difference(n, discordant, power, alpha) == pytest.approx(expected, rel=1e-6)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_p_value_is_scipys_binomial_test(ahead: int, behind: int) -> None:
+    same = [1] * (ahead + behind == 0)
+    a, b = scores([1] * ahead + [0] * behind + same), scores([0] * ahead + [1] * behind + same)
+    expected = 1.0 if ahead + behind == 0 else stats.binomtest(ahead, ahead + behind, 0.5).pvalue
+    assert paired_p_value(a, b) == pytest.approx(expected, rel=1e-9)
+
+
 def test_detectable_over_seeds_has_the_power_it_says() -> None:
     least = minimal_detectable_over_seeds(0.02, 5)
     draw = np.random.default_rng(8)
@@ -167,6 +187,11 @@ def test_detectable_over_seeds_has_the_power_it_says() -> None:
         lambda: minimal_detectable_difference(10, 0.1, power=1.0),
         lambda: minimal_detectable_over_seeds(0.1, 1),
         lambda: minimal_detectable_over_seeds(0.1, 3, alpha=0),
+        # A test at level alpha finds something that often where there is nothing: no difference has less power.
+        lambda: minimal_detectable_difference(10, 0.1, power=0.04),
+        lambda: minimal_detectable_difference(10, 0.1, power=0.05),
+        lambda: minimal_detectable_over_seeds(0.1, 3, power=0.04),
+        lambda: minimal_detectable_over_seeds(0.1, 3, power=0.05),
     ],
 )
 def test_power_out_of_range(call) -> None:  # type: ignore[no-untyped-def]
@@ -181,6 +206,13 @@ def test_two_samples_are_newcombes_interval() -> None:
     draw = np.random.default_rng(9)
     other = two_sample_difference(scores(draw.random(50), bounded=False), scores(draw.random(60) + 1, bounded=False))
     assert other.low < other.value < other.high < 0
+
+
+@pytest.mark.parametrize("wrong", [{"resamples": 0}, {"resamples": -3}, {"confidence": 1.0}])
+def test_nested_difference_without_resamples_is_refused(wrong: dict[str, float]) -> None:
+    pair = (scores([1, 0, 1]), scores([0, 0, 1]))
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        nested_difference([pair], **wrong)  # type: ignore[arg-type]
 
 
 def test_nested_difference_of_one_seed_is_the_row_bootstrap() -> None:
