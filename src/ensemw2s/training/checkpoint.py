@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ensemw2s import parallel
 from ensemw2s.artifacts import atomic_folder, read_json, verify_checksums, write_json
 from ensemw2s.errors import CacheError, ConfigError
 
@@ -94,8 +95,11 @@ class Checkpoints:
     ) -> bool:
         """Write one; older ones go afterwards. Returns whether it could be written."""
         self._last = time.monotonic()
+        state = _state(done, parameters, optimizer, device)
+        if not parallel.is_main():  # it lent its parts
+            return True
         try:
-            path = self._write(done, _state(done, parameters, optimizer, device))
+            path = self._write(done, state)
         except CacheError as error:
             if not self._told:
                 log.warning(
@@ -151,15 +155,35 @@ def _state(
     done: Progressed, parameters: list[torch.nn.Parameter], optimizer: Any, device: torch.device
 ) -> dict[str, Tensor]:
     """Everything that decides the rest of the run, on the CPU."""
-    tensors = {f"parameter.{place}": parameter.detach() for place, parameter in enumerate(parameters)}
+    tensors = {}
     for place, parameter in enumerate(parameters):
+        named = {f"parameter.{place}": parameter.detach()}
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+            named[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+        tensors |= {name: _whole(tensor).cpu() for name, tensor in named.items()}
     tensors["generator.cpu"] = torch.get_rng_state()
     if device.type == "cuda":
         tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
     tensors["losses"] = torch.tensor(done.losses, dtype=torch.float64)
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A sharded model's tensor with all its parts; every process must ask at once."""
+    if not parallel.sharded():
+        return tensor
+    from ensemw2s.training.sharded import whole
+
+    return whole(tensor)
+
+
+def _cut(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The part of a whole tensor that belongs beside this process's part of the parameter."""
+    if not parallel.sharded():
+        return tensor
+    from ensemw2s.training.sharded import cut_like
+
+    return cut_like(tensor, parameter)
 
 
 def _fits(tensors: dict[str, Tensor], parameters: list[torch.nn.Parameter], device: torch.device) -> bool:
@@ -177,10 +201,10 @@ def _restore(
     tensors: dict[str, Tensor], parameters: list[torch.nn.Parameter], optimizer: Any, device: torch.device
 ) -> None:
     for place, parameter in enumerate(parameters):
-        parameter.data.copy_(tensors[f"parameter.{place}"])
+        parameter.data.copy_(_cut(tensors[f"parameter.{place}"], parameter))
         prefix = f"optimizer.{place}."
         # The step count stays where the optimiser keeps it: on the CPU, unless it is fused on an accelerator.
-        state = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+        state = {n[len(prefix) :]: _cut(value, parameter) for n, value in tensors.items() if n.startswith(prefix)}
         if state:
             fused = device.type != "cpu"
             optimizer.state[parameter] = {

@@ -164,6 +164,7 @@ class _Run:
             # After the last step there is nothing to keep for, unless a signal ends the run before its result is saved.
             if self.checkpoints is not None and keep and (step + 1 < steps or signal):
                 self.checkpoints.save(done, stepper.parameters, self.optimizer, stepper.device)
+                parallel.barrier()  # whoever went on would leave, and end the one who writes
             if progress is not None:
                 progress(step + 1, steps)
             if signal:
