@@ -8,9 +8,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Characters of a message, first and last, and of a value in it.
+_HEAD, _TAIL, _SHOWN = 700, 300, 120
+
 
 class EnsemW2SError(Exception):
-    """Root of every error that is the user's to mend; anything else is a bug of ours."""
+    """Root of every error that is the user's to mend; anything else is a bug of ours.
+
+    As text it is one line that any terminal can show, however long or strange the value that it quotes.
+    """
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().split())
+        if len(line) > _HEAD + _TAIL + 10:
+            line = f"{line[:_HEAD]} [...] {line[-_TAIL:]}"
+        return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 class ConfigError(EnsemW2SError):
@@ -31,6 +43,19 @@ class CacheError(EnsemW2SError):
 
 class PrerequisiteError(EnsemW2SError):
     """Something outside the program is missing: an extra, a network, a device."""
+
+
+def shown(value: object) -> str:
+    """A value for a message: its ``repr``, cut where it is long.
+
+    >>> shown("x" * 1000)[:5]
+    "'xxxx"
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; data within itself
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from ensemw2s.artifacts import atomic_path, canonical_json
 from ensemw2s.errors import DataError
+from ensemw2s.paths import is_file
 
 _LINES = (".jsonl", ".jsonlines", ".json-lines", ".ndjson")
 JSONL_SUFFIXES = (*_LINES, *(f"{ending}.gz" for ending in _LINES), ".json.gz")
@@ -34,7 +35,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Record]]:
         DataError: the file is missing, empty, binary or malformed, or its ending is none of ours.
     """
     name = path.name.lower()
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"no data file '{path}': check the path")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty: give a file with at least one question")
@@ -104,10 +105,11 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, Record]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
-    for number, record in enumerate(table.to_pylist(), start=1):
+        records = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: texts that are no UTF-8 ...
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is no readable Parquet file: {reason}; write it anew") from error
+    for number, record in enumerate(records, start=1):
         yield f"{path}, row {number}", record
 
 
@@ -163,7 +165,7 @@ def _write_parquet(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         values = [record.get(key) for record in records]
         try:
             columns[key] = pa.array(values)
-        except pa.ArrowException:  # JSON Lines may mix types in a column, a table cannot
+        except (pa.ArrowException, OverflowError):  # JSON Lines may mix types in a column, and integers have no end
             columns[key] = pa.array([None if value is None else text_of(value) for value in values])
     with atomic_path(path) as aside:
         pq.write_table(pa.table(columns), aside)

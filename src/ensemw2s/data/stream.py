@@ -23,6 +23,7 @@ from ensemw2s.data.records import CSV_SUFFIXES, JSONL_SUFFIXES, Record, _storabl
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import _check_mapped, _column_names, _numbered, _row
 from ensemw2s.errors import DataError
+from ensemw2s.paths import is_file
 
 _PARQUET_ROWS = 1024  # of a Parquet file held at once
 _CACHE_KIB = 1024  # of the ids' database in memory
@@ -133,11 +134,7 @@ def stream_records(path: Path) -> Iterator[tuple[str, Record]]:
         DataError: as there; what is wrong inside the file when its turn comes.
     """
     name = path.name.lower()
-    if (
-        not path.is_file()
-        or path.stat().st_size == 0
-        or not name.endswith((*JSONL_SUFFIXES, *CSV_SUFFIXES, ".parquet"))
-    ):
+    if not is_file(path) or path.stat().st_size == 0 or not name.endswith((*JSONL_SUFFIXES, *CSV_SUFFIXES, ".parquet")):
         return read_records(path)  # which refuses it
     if name.endswith(".parquet"):
         return _parquet_records(path)
@@ -213,5 +210,6 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, Record]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", record
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: texts that are no UTF-8 ...
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is no readable Parquet file: {reason}; write it anew") from error

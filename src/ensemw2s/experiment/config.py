@@ -12,8 +12,10 @@ from typing import Any, Literal, get_origin, get_type_hints
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.splits import SplitSettings
-from ensemw2s.errors import ConfigError, nearest
+from ensemw2s.errors import ConfigError, nearest, shown
 from ensemw2s.evaluation.metrics import METRICS
+from ensemw2s.experiment.reading import check_plain, parse_yaml
+from ensemw2s.experiment.strict import check_types
 from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.systems import SYSTEMS
 from ensemw2s.models.adapters import LoraSettings
@@ -47,6 +49,10 @@ class DataConfig:
     easy_levels: tuple[int, ...] = (1, 2, 3)
     hard_levels: tuple[int, ...] = (4, 5, 6)
     difficulty: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"data.limit must be at least 1 row (or null for all), got {self.limit}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +97,8 @@ class EvaluationConfig:
         for name in ("batch_size", "resamples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+        if self.examples < 0:
+            raise ConfigError(f"evaluation.examples must be at least 0, got {self.examples}")
         if not 0 < self.margin < 1:
             raise ConfigError(f"evaluation.margin must lie in (0, 1), got {self.margin}")
         if not self.metrics:
@@ -202,13 +210,15 @@ def build_config(settings: Mapping[str, Any]) -> Config:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    check_plain(settings, "the configuration")
     _refuse_unknown(settings, Config, "")
+    check_types(settings, Config, "")
     try:
         return TypeAdapter(Config).validate_python(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{place}: {first['msg']}, got {first['input']!r}") from error
+        raise ConfigError(f"{place}: {first['msg']}, got {shown(first['input'])}") from error
 
 
 def with_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -217,17 +227,13 @@ def with_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dic
     Raises:
         ConfigError: no ``=``, no YAML, or a key below something that is no section.
     """
-    import yaml
-
+    check_plain(settings, "the configuration")
     result = _copy(settings)
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
             raise ConfigError(f"'{override}' is no setting: write section.key=value, say boost.rounds=6")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"the value of '{override}' is not readable as YAML: quote it") from error
+        value = parse_yaml(text, f"the value of '{override}'")
         target = result
         *sections, key = path.split(".")
         for section in sections:
@@ -256,7 +262,7 @@ def _copy(value: Any) -> Any:
 
 def _refuse_unknown(settings: Any, kind: Any, path: str) -> None:
     if not isinstance(settings, Mapping):
-        raise ConfigError(f"{path.rstrip('.') or 'the configuration'} must be a section of keys, got {settings!r}")
+        raise ConfigError(f"{path.rstrip('.') or 'the configuration'} must be a section of keys, got {shown(settings)}")
     hints = get_type_hints(kind)
     known = {field.name for field in dataclasses.fields(kind)}
     for key, value in settings.items():

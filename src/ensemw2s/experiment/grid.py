@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ from ensemw2s.errors import ConfigError, nearest
 from ensemw2s.evaluation.metrics import METRICS
 from ensemw2s.experiment.config import Config, build_config, merge, with_overrides
 from ensemw2s.experiment.presets import base_settings, preset_names, read_yaml
+from ensemw2s.paths import is_file, is_folder
 
+MOST_CELLS = 10_000
 STUDIES = Path(__file__).parent / "studies"
 _KEYS = ("name", "base", "set", "grid", "skip", "main")
 # Settings that may name a file or a folder beside the study's own.
@@ -99,7 +102,7 @@ def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
             that two axes (or an axis and an override) both set, or a setting that is refused; nothing has run then.
     """
     path = Path(source)
-    if not path.is_file():
+    if not is_file(path):
         if str(source) not in study_names():
             known = nearest(str(source), study_names())
             raise ConfigError(f"no study file '{source}', and no built-in study of that name: {known}")
@@ -219,6 +222,9 @@ def _skips(skip: Any, axes: Axes, path: Path) -> list[dict[str, str]]:
 def _cells(
     axes: Axes, base: dict[str, Any], skip: list[dict[str, str]], overrides: Sequence[str], path: Path
 ) -> Iterator[Cell]:
+    size = math.prod(map(len, axes.values()))
+    if size > MOST_CELLS:
+        raise ConfigError(f"{path}: the grid has {size:,} combinations, at most {MOST_CELLS:,}: leave some axes out")
     for labels in itertools.product(*axes.values()):
         chosen = dict(zip(axes, labels, strict=True))
         if any(entry.items() <= chosen.items() for entry in skip):
@@ -260,7 +266,7 @@ def _beside(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         path, colon, column = value.partition(":")  # a column of a file of ratings may follow
         there = folder / path
         # A folder needs a slash in its name: "w2s-weak" is a built-in model, whatever lies beside the study.
-        exists = "/" in path and there.is_dir() if section == "models" else there.is_file()
+        exists = "/" in path and is_folder(there) if section == "models" else is_file(there)
         if path.startswith(".") or (exists and not Path(path).is_absolute()):
             changed = merge(changed, {section: {key: f"{there.resolve()}{colon}{column}"}})
     return changed

@@ -9,6 +9,8 @@ from typing import Any
 
 from ensemw2s.errors import ConfigError, nearest
 from ensemw2s.experiment.config import Config, build_config, merge, with_overrides
+from ensemw2s.experiment.reading import parse_yaml
+from ensemw2s.paths import is_file
 
 
 def preset_names() -> list[str]:
@@ -23,12 +25,11 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: no such preset; the message gives the nearest name.
     """
-    import yaml
-
     if name not in preset_names():
         raise ConfigError(f"unknown preset '{name}': {nearest(name, preset_names())}")
     text = (files("ensemw2s.experiment") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    settings: dict[str, Any] = parse_yaml(text, f"preset {name}")
+    return settings
 
 
 def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -46,7 +47,7 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
 
 def _read(source: str | Path) -> dict[str, Any]:
     path = Path(source)
-    if not path.is_file() and str(source) in preset_names():
+    if not is_file(path) and str(source) in preset_names():
         return read_preset(str(source))
     return base_settings(path)
 
@@ -71,16 +72,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not YAML, or no mapping.
     """
-    import yaml
-
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(
             f"no configuration file '{path}', and no preset of that name: {nearest(str(path), preset_names())}"
         )
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path} as YAML: {str(error).splitlines()[0]}") from error
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}; save it as UTF-8 text that you may read") from error
+    settings = parse_yaml(text, str(path))
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds no settings: write 'key: value' lines, say 'preset: quickstart'")
     return settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from ensemw2s.data.binary import askable, to_yes_no
@@ -13,9 +12,11 @@ from ensemw2s.data.sources import is_data_file, read_rows
 from ensemw2s.data.splits import Splits, check_splits, explicit_splits, split_rows
 from ensemw2s.errors import ConfigError, DataError, nearest
 from ensemw2s.experiment.config import Config
+from ensemw2s.paths import exists
 
 # Rows of each split where the configuration names no counts, for the built-in world.
 _WORLD_COUNTS = {"weak_train": 1000, "validation": 500, "pool": 2000, "test_id": 1000, "test_ood": 1000}
+_WORLD_MOST = 1_000_000
 
 
 def load_splits(config: Config) -> Splits:
@@ -75,7 +76,7 @@ def load_rows(source: str, columns: dict[str, str] | None = None, *, need_answer
     """
     from ensemw2s.data.hub import DATASETS, read_hub
 
-    if is_data_file(source) or Path(source).exists():
+    if is_data_file(source) or exists(source):
         return read_rows(source, columns=columns, need_answer=need_answer)
     if source in DATASETS:
         return read_hub(source)
@@ -97,6 +98,9 @@ def _world(config: Config) -> Splits:
         raise ConfigError("data.difficulty rates rows of a file; the built-in world's rows have their level already")
     families = data.families or tuple(FAMILIES)
     counts = {name: getattr(split, name) or default for name, default in _WORLD_COUNTS.items()}
+    for name, count in counts.items():
+        if count > _WORLD_MOST:
+            raise ConfigError(f"split.{name} is {count}: the built-in world gives at most {_WORLD_MOST:,} rows a split")
     every = tuple(dict.fromkeys((*data.easy_levels, *data.hard_levels)))
     easy, hard = (data.easy_levels, data.hard_levels) if split.kind == "easy-to-hard" else (every, every)
 

@@ -95,7 +95,7 @@ def _band_rows(family: Family, level: int, share: int, bucket: Bucket, generator
         key = instance_key(family, operands)
         if key in seen:
             misses += 1
-            if misses > 200 + 20 * share:
+            if misses > 200 + 20 * len(seen):
                 raise ConfigError(
                     f"family '{family.name}' has too few {bucket} instances at level {level} for {share} rows: "
                     "ask for fewer rows, or name more families or levels"

@@ -39,7 +39,7 @@ def test_every_preset_is_valid_and_described(name: str) -> None:
         ("loss.name=fancy", "unknown name 'fancy' among losses"),
         ("selection.fraction=0", r"selection.fraction must lie in \(0, 1\]"),
         ("selection.name=best", "unknown name 'best' among selections"),
-        ("boost.form=soft", "boost.form: Input should be"),
+        ("boost.form=soft", "unknown boost.form 'soft'"),
         ("evaluation.metrics=[]", "evaluation.metrics is empty"),
         ("selection.min_confidence=1.5", "min_confidence"),
     ],
