@@ -236,3 +236,19 @@ def test_workers_do_not_outlive_a_killed_command(tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     assert psutil.wait_procs(children, timeout=60)[1] == []
+
+
+@needs_ray
+def test_workers_meet_at_a_url(
+    alone: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that the workers reach by the network only, each with a mirror: here one machine, so they share it."""
+    monkeypatch.setenv("ENSEMW2S_MIRROR", str(tmp_path / "mirror"))
+    url = f"file://{tmp_path}/there"
+    few = dataclasses.replace(CONFIG, systems=("weak", "ensemble"))
+    with open_pool("ray", 2) as pool:
+        _, results = execute(few, tmp_path / "out", store=url, pool=pool)
+    here, there = stages(next((tmp_path / "mirror").iterdir())), stages(tmp_path / "there")
+    assert here == there
+    same = [score for score in alone[0]["scores"] if score["system"] in ("weak", "ensemble")]
+    assert decided(results["scores"]) == decided(same)

@@ -28,7 +28,7 @@ def run(
     out: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
-    store: Path | None = None,
+    store: Path | str | None = None,
     reporter: Reporter | None = None,
     pool: Pool | None = None,
     track: Track | None = None,
@@ -42,7 +42,7 @@ def run(
         config: a configuration, a YAML file, a preset's name; None is the preset ``quickstart``.
         out: output folder; by default one named after preset and configuration below ``runs``.
         overrides: ``section.key=value`` settings.
-        store: folder of stored stages.
+        store: folder or URL of stored stages.
         reporter: told of progress.
         pool: workers for independent stages, from ``open_pool``.
         track: trackers to feed besides the event log, say ``Track(("tensorboard",))``. One that the folder did not
@@ -71,7 +71,7 @@ def study(
     out: str | Path,
     *,
     overrides: Sequence[str] = (),
-    store: Path | None = None,
+    store: Path | str | None = None,
     reporter: Reporter | None = None,
     told: Callable[[str], None] = lambda line: None,
     pool: Pool | None = None,
@@ -83,7 +83,7 @@ def study(
         source: a loaded study, a YAML file, or the name of a built-in study.
         out: the study's folder.
         overrides: ``section.key=value`` settings laid over every cell.
-        store: folder of stored stages.
+        store: folder or URL of stored stages.
         reporter: told of progress within a run.
         told: called with one line a run.
         pool: workers for independent stages, from ``open_pool``.

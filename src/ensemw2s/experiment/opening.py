@@ -14,7 +14,7 @@ from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.folder import FORMAT_FILE, is_ensemble_folder, read_settings
 from ensemw2s.errors import CacheError, ConfigError, ModelError, nearest
 from ensemw2s.experiment.bench import StoredBench
-from ensemw2s.experiment.identity import numerics
+from ensemw2s.experiment.identity import file_fingerprint, numerics
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.shelf import BenchSettings
 from ensemw2s.experiment.store import Store, default_store
@@ -34,14 +34,14 @@ class Machine:
         device: "auto", "cpu", "cuda", "cuda:0" or "mps".
         dtype: "float32", "bfloat16", "float16" or "auto".
         batch_size: rows answered at once; speed and memory only.
-        store: folder of stored stages; None takes the default one.
+        store: folder or URL of stored stages; None takes the default one.
         trust_remote_code: run code that comes with a model.
     """
 
     device: str = "auto"
     dtype: str = "float32"
     batch_size: int = 256
-    store: Path | None = None
+    store: Path | str | None = None
     trust_remote_code: bool = False
 
     def open_store(self) -> Store:
@@ -130,13 +130,13 @@ def open_members(
         settings = read_settings(folder)
         _verify(folder)
         task = _task(settings)
-        experts = tuple(
-            Expert("weak", _folder_identity(folder, child), folder / child) for child in settings["experts"]
-        )
-        members = Members(experts, tuple(settings["alphas"]), settings["rule"], settings.get("rule_state") or {})
         base = settings["base"]
         bench = machine.bench(base, base, form, reporter, label_by=label_by, task=task.kind, head=task.head)
         bench.shelf.use_tokenizer("weak", load_tokenizer(folder, trust_remote_code=trust))
+        experts = tuple(
+            Expert("weak", _own_identity(bench, folder, f"{child}/"), folder / child) for child in settings["experts"]
+        )
+        members = Members(experts, tuple(settings["alphas"]), settings["rule"], settings.get("rule_state") or {})
         return Opened(bench, members, form, origin, task)
     if folder.is_dir() and (folder / CHECKSUMS).is_file():
         _verify(folder)
@@ -149,10 +149,7 @@ def open_members(
     if adapter:
         bench.shelf.use_tokenizer("strong", load_tokenizer(folder))
     if adapter or task.kind == "binary":  # a trained classifier's folder is no base model
-        identity = (
-            _folder_identity(folder, "") if (folder / CHECKSUMS).is_file() else bench.pretrained("strong").identity
-        )
-        member = Expert("strong", identity, folder)
+        member = Expert("strong", _own_identity(bench, folder), folder)
     else:
         member = bench.pretrained("strong")
     return Opened(bench, Members.single(member), form, origin, task)
@@ -184,7 +181,15 @@ def _verify(folder: Path) -> None:
         raise ModelError(f"{folder} is not whole: {error}") from error
 
 
-def _folder_identity(folder: Path, child: str) -> str:
-    """From the checksums that were just verified."""
-    sums = {name: value for name, value in read_json(folder / CHECKSUMS).items() if name.startswith(child)}
-    return fingerprint(sums)
+def _own_identity(bench: StoredBench, folder: Path, child: str = "") -> str:
+    """Of an expert in ``folder/child``: its files, and for an adapter also the base that it changes.
+
+    Sums come from the list that was just verified; a folder without one, as other programs write it, is hashed.
+    """
+    if (folder / CHECKSUMS).is_file():
+        sums = read_json(folder / CHECKSUMS)
+    else:
+        sums = {path.name: file_fingerprint(path) for path in folder.iterdir() if path.is_file()}
+    own = {name: value for name, value in sums.items() if name.startswith(child)}
+    base = bench.pretrained("weak").identity if is_adapter_folder(folder / child) else None
+    return fingerprint([own, base])

@@ -78,7 +78,7 @@ def execute(
     config: Config,
     out: Path | None = None,
     *,
-    store: Path | None = None,
+    store: Path | str | None = None,
     reporter: Reporter | None = None,
     pool: Pool | None = None,
     track: Track | None = None,
@@ -90,7 +90,7 @@ def execute(
     Args:
         config: what to run.
         out: its output folder.
-        store: folder of stored stages.
+        store: folder or URL of stored stages.
         reporter: told of progress.
         pool: workers that build the independent stages at once; they change no number.
         track: which trackers are fed besides the event log; None are none.

@@ -36,7 +36,7 @@ Run = dict[str, Any]
 
 
 def run_study(
-    study: Study, out: Path, *, store: Path | None = None, reporter: Reporter | None = None,
+    study: Study, out: Path, *, store: Path | str | None = None, reporter: Reporter | None = None,
     told: Callable[[str], None] = lambda line: None, pool: Pool | None = None, track: Track | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run what is missing and write ``study.json``; also when it is stopped on the way.
@@ -47,7 +47,7 @@ def run_study(
     Args:
         study: what to run.
         out: folder of the study; cells lie in ``cells`` below it.
-        store: folder of stored stages, shared by all cells.
+        store: folder or URL of stored stages, shared by all cells.
         reporter: told of progress within a cell.
         told: called with one line a cell.
         pool: workers that build independent stages of several cells at once; None runs one cell after the other.
@@ -118,7 +118,7 @@ class _Tally:
 
 
 def _fan_out(
-    cells: Sequence[Cell], tally: _Tally, store: Path | None, reporter: Reporter, pool: Pool, track: Track
+    cells: Sequence[Cell], tally: _Tally, store: Path | str | None, reporter: Reporter, pool: Pool, track: Track
 ) -> None:
     """Run cells over workers: stages that several cells share are built once."""
     by_key = {cell.key: cell for cell in cells}
@@ -181,7 +181,7 @@ def finished(cell: Cell, out: Path) -> Run | None:
     return results if inputs is None or inputs == {"inputs": inputs_of(cell.config)} else None
 
 
-def _attempt(cell: Cell, out: Path, store: Path | None, reporter: Reporter, track: Track) -> tuple[Run | None, str]:
+def _attempt(cell: Cell, out: Path, store: Path | str | None, reporter: Reporter, track: Track) -> tuple[Run | None, str]:
     """A cell's results, or None, and how it went in one line."""
     began = time.perf_counter()
     counting = _Counting(reporter)

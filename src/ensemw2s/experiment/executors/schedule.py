@@ -118,7 +118,7 @@ class Schedule:
         import torch
 
         store = job.walk.bench.store
-        return {"config": job.walk.config.to_dict(), "store": str(store.root), "numerics": store.common,
+        return {"config": job.walk.config.to_dict(), "store": store.location, "numerics": store.common,
                 "threads": torch.get_num_threads(), "folder": os.getcwd()}  # fmt: skip  # noqa: PTH109
 
     def _give_out(self, active: list[Job]) -> None:

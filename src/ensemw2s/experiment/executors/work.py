@@ -109,7 +109,7 @@ def finish_cell(payload: Mapping[str, Any], reporter: Reporter) -> None:
     config = build_config(payload["config"])
     fields = payload.get("track") or {}
     track = Track(**{**fields, "names": tuple(fields.get("names", ()))})
-    execute(config, Path(payload["cell"]), store=Path(payload["store"]), reporter=reporter, track=track)
+    execute(config, Path(payload["cell"]), store=payload["store"], reporter=reporter, track=track)
 
 
 def _walk(payload: Mapping[str, Any]) -> Any:
@@ -122,7 +122,7 @@ def _walk(payload: Mapping[str, Any]) -> Any:
     if name not in _walks:
         while len(_walks) >= _MOST_WALKS:
             del _walks[next(iter(_walks))]
-        store = Store(Path(payload["store"]), payload["numerics"])
+        store = Store(payload["store"], payload["numerics"])
         _walks[name] = Walk(build_config(payload["config"]), store)
     return _walks[name]
 
