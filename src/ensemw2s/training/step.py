@@ -91,7 +91,9 @@ class Stepper:
         summed, total = self._within_memory(batch, progress)
         if self.shared:
             sums = torch.stack([summed.double(), total.double()])
-            summed, total = sum_gradients(self.parameters, sums, summed=self.sharded).to(summed.dtype).unbind()
+            summed, total = sum_gradients(self.parameters, sums, summed=self.sharded).unbind()
+        dtype = torch.promote_types(torch.float32, self.parameters[0].dtype)  # the same where a process had no rows
+        summed, total = summed.to(dtype), total.to(dtype)
         norm = self._finish(total)
         return torch.stack([summed / total, norm]).float()
 

@@ -1,0 +1,8 @@
+"""The folder's modules are imported by name, also by the processes that tests start."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
