@@ -93,6 +93,7 @@ class WandB(Tracker):
         quiet = wandb.Settings(
             console="off", save_code=False, disable_code=True, disable_git=True, disable_job_creation=True,
             x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
+            x_save_requirements=False,
         )  # fmt: skip
         self.record = wandb.init(
             project=run.project, name=run.name, id=run.run_id, resume="allow", dir=str(run.folder),
