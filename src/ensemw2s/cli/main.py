@@ -51,6 +51,7 @@ def _register() -> None:
         label,
         listing,
         lm_eval,
+        plan,
         rate,
         report,
         run,
@@ -58,7 +59,22 @@ def _register() -> None:
         study,
     )
 
-    modules = (run, explain, study, boost, label, student, evaluate, generate, rate, report, listing, cache, lm_eval)
+    modules = (
+        run,
+        plan,
+        explain,
+        study,
+        boost,
+        label,
+        student,
+        evaluate,
+        generate,
+        rate,
+        report,
+        listing,
+        cache,
+        lm_eval,
+    )
     for module in modules:
         module.register(app)
 

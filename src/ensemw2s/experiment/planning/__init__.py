@@ -1,0 +1,1 @@
+"""What a run costs, counted before it runs: rows, tokens, FLOPs, memory, storage, hours, and what runs beside what."""

@@ -1,0 +1,110 @@
+"""What a work holds on its device at its highest point, in bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ensemw2s.experiment.planning.bench import Work
+from ensemw2s.experiment.planning.shapes import ModelShape
+from ensemw2s.experiment.planning.tracing import reading_peak, training_peak
+from ensemw2s.methods.bench import ModelRole
+from ensemw2s.models.adapters import LoraSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+        weights: of all models that are held; trained ones in float32 (``training.finetune``).
+        gradients: float32, of trainable weights.
+        moments: AdamW's two, float32, 8 bytes a trainable weight.
+        activations: everything else of a pass at its highest point, beyond the gradients that are there by then.
+        cache: keys and values of decoding.
+    """
+
+    weights: float
+    gradients: float = 0.0
+    moments: float = 0.0
+    activations: float = 0.0
+    cache: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.gradients + self.moments + self.activations + self.cache
+
+
+def trained_weights(shape: ModelShape) -> Memory:
+    """What training holds whatever the batch: 4 + 4 + 8 bytes a trainable weight, and the frozen ones as stored.
+
+    A full bfloat16 model is float32 while it is trained; an adapter's weights always are.
+    """
+    frozen = (shape.parameters - (0 if shape.tuning == "lora" else shape.trainable)) * shape.width
+    return Memory(frozen + 4.0 * shape.trainable, 4.0 * shape.trainable, 8.0 * shape.trainable)
+
+
+class Gauge:
+    """Memory of works; passes of equal size are traced once.
+
+    Args:
+        configs: of transformers, by role.
+        shapes: by role.
+        lora: settings of adapters.
+    """
+
+    def __init__(
+        self, configs: Mapping[ModelRole, Any], shapes: Mapping[ModelRole, ModelShape], lora: LoraSettings
+    ) -> None:
+        self.configs, self.shapes, self.lora = configs, shapes, lora
+        self._traced: dict[Any, int] = {}
+
+    def of(self, work: Work, *, checkpointing: bool | None = None, rows: int | None = None) -> Memory:
+        """What a work holds.
+
+        Args:
+            work: see ``planning.bench``.
+            checkpointing: of a training, instead of its own setting.
+            rows: of a training's micro-batch, instead of its own.
+        """
+        shape = self.shapes[work.role]
+        if work.kind == "train":
+            return self._train(work, shape, checkpointing, rows)
+        if work.kind == "average":
+            return Memory(4.0 * shape.parameters * (work.experts + 1))
+        weights = work.copies * shape.parameters * shape.width + work.experts * shape.adapter * 4.0
+        count, length, answers = work.load.largest
+        logits = 2 * 4.0 * work.experts * shape.vocabulary  # distributions in float32, and their mixture
+        if work.kind == "answer":
+            together = count * (work.experts if work.shared else 1)
+            a_token = shape.keys * shape.width
+            prompt = self._reading(work, together, length, together, cached=True) - together * length * a_token
+            cache = work.experts * count * (length + answers) * a_token
+            return Memory(weights, activations=max(prompt, 0) + logits * count, cache=cache)
+        return Memory(weights, activations=self._reading(work, count, length, answers) + logits * answers)
+
+    def _train(self, work: Work, shape: ModelShape, checkpointing: bool | None, rows: int | None) -> Memory:
+        assert work.settings is not None
+        held = trained_weights(shape)
+        count, length, answers = work.load.largest
+        some = min(rows or count, count)
+        answers = max(1, round(answers * some / count))
+        again = work.settings.gradient_checkpointing if checkpointing is None else checkpointing
+        key = (work.role, "train", some, length, answers, again)
+        if key not in self._traced:
+            self._traced[key] = training_peak(
+                self.configs[work.role], shape.dtype, shape.tuning, self.lora, rows=some, length=length,
+                answers=answers, checkpointing=again,
+            )  # fmt: skip
+        return dataclasses.replace(held, activations=max(0.0, self._traced[key] - held.gradients))
+
+    def _reading(self, work: Work, rows: int, length: int, answers: int, cached: bool = False) -> int:
+        key = (work.role, cached, rows, length, answers)
+        if key not in self._traced:
+            self._traced[key] = reading_peak(
+                self.configs[work.role], self.shapes[work.role].dtype, rows=rows, length=length, answers=answers,
+                cached=cached,
+            )  # fmt: skip
+        return self._traced[key]
