@@ -17,11 +17,12 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ensemw2s.errors import CacheError
+from ensemw2s.paths import exists, is_file
 
 CHECKSUMS = "checksums.json"
 
@@ -42,9 +43,18 @@ def fingerprint(value: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 (hex) of a file's bytes, read in blocks.
+
+    Raises:
+        CacheError: it is no plain file (a pipe would be waited for), or cannot be read.
+    """
+    if not is_file(path):
+        raise CacheError(f"{path} is missing or no plain file: put the file back")
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CacheError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def disk_error(error: OSError, path: Path) -> CacheError:
@@ -91,7 +101,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with _refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(path.parent)
-        handle, name = tempfile.mkstemp(prefix=_aside_prefix(path), suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=aside_prefix(path), suffix=".tmp", dir=path.parent)
         os.close(handle)
     aside = Path(name)
     try:
@@ -128,9 +138,11 @@ def read_json(path: Path) -> Any:
     Raises:
         CacheError: missing, unreadable or not JSON.
     """
+    if exists(path) and not is_file(path):  # a pipe would be waited for
+        raise CacheError(f"cannot read {path}: it is no plain file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, endless digits
         raise CacheError(f"cannot read {path}: {error}") from error
 
 
@@ -165,13 +177,14 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     with _refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(path.parent)
-        aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(path), suffix=".tmp", dir=path.parent))
+        aside = Path(tempfile.mkdtemp(prefix=aside_prefix(path), suffix=".tmp", dir=path.parent))
     try:
-        with _refusals(path):
+        with _refusals(path), _same_folder(aside) as check:
             yield aside
             write_checksums(aside)
             aside.chmod(0o777 & ~_umask())
             _sync_tree(aside)
+            check()
             if replace and path.exists():
                 _exchange(aside, path)
             else:
@@ -181,9 +194,35 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _same_folder(folder: Path) -> Iterator[Callable[[], None]]:
+    """Gives a function that raises CacheError where the folder is no longer the one it was when the block began.
+
+    A process that was stopped for long, and counted as dead, finds its folder swept away. What it writes on then makes
+    a new folder of the same name, with only the last of its files.
+    """
+    # While it is open nobody else gets its number. Windows cannot open folders, and gives no number twice.
+    handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    was = folder.stat()
+
+    def check() -> None:
+        try:
+            now = folder.stat()
+        except FileNotFoundError:
+            now = None
+        if now is None or (now.st_dev, now.st_ino) != (was.st_dev, was.st_ino):
+            raise CacheError(f"{folder} was taken away while it was written: run the same command again")
+
+    try:
+        yield check
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def _exchange(new: Path, path: Path) -> None:
     """Put a folder in the place of another, which ends where the new one was and is removed from there."""
-    old = Path(tempfile.mkdtemp(prefix=_aside_prefix(path), suffix=".tmp", dir=path.parent))
+    old = Path(tempfile.mkdtemp(prefix=aside_prefix(path), suffix=".tmp", dir=path.parent))
     try:
         path.replace(old)  # onto an empty folder
         try:
@@ -195,7 +234,7 @@ def _exchange(new: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _aside_prefix(path: Path) -> str:
+def aside_prefix(path: Path) -> str:
     """``.name.PID-MACHINE.``: hidden, and says whose it is."""
     return f".{path.name}.{os.getpid()}-{_machine()}."
 
@@ -229,10 +268,20 @@ def sweep_leftovers(folder: Path) -> None:
             found = _ASIDE.fullmatch(left.name)
             if found is None or not _is_gone(int(found["pid"]), found["machine"], left):
                 continue
-            if left.is_dir(follow_symlinks=False):
-                shutil.rmtree(left.path, ignore_errors=True)
-            else:
-                Path(left.path).unlink(missing_ok=True)
+            remove_aside(Path(left.path))
+
+
+def remove_aside(path: Path) -> None:
+    """Remove what a writer left aside. A folder goes at once, by a new name: should its writer live, it finds none, and
+    never half of its files."""
+    if path.is_dir() and not path.is_symlink():
+        gone = path.with_name(f".{path.name.strip('.').removesuffix('.tmp')}.{os.getpid()}-{_machine()}.gone.tmp")
+        with contextlib.suppress(OSError):
+            path.replace(gone)
+            path = gone
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_gone(pid: int, machine: str, left: os.DirEntry[str]) -> bool:
@@ -286,7 +335,7 @@ def verify_checksums(folder: Path) -> None:
         raise CacheError(f"{folder / CHECKSUMS} is no list of checksums: remove {folder} and make it again")
     for name, expected in recorded.items():
         file = folder / name
-        if not file.is_file():
+        if not is_file(file):
             raise CacheError(f"{file} is missing: remove {folder} and make it again")
         if file_sha256(file) != expected:
             raise CacheError(f"{file} is damaged (checksum differs): remove {folder} and make it again")

@@ -19,11 +19,12 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.artifacts import disk_error
+from ensemw2s.artifacts import aside_prefix, disk_error
 
 BEAT = 2.0  # seconds between touches
 DEAD_AFTER = 30.0  # seconds without a touch
 _POLL = 0.1
+_DAY = 86400.0
 
 
 class Lock(abc.ABC):
@@ -107,6 +108,10 @@ class Lock(abc.ABC):
             self.release()
         return not done
 
+    def held(self) -> bool:
+        """Whether it is still ours."""
+        return self._look()[0].get("token") == self.token
+
     def release(self) -> None:
         """Let go, if it is still ours."""
         self._stop.set()
@@ -147,9 +152,12 @@ class StageLock(Lock):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # The file appears with its text, or not at all: a link is made to a whole file, and only where none is.
-            aside = self.path.with_name(f".{self.path.name}.{self.token}.tmp")
-            aside.write_text(json.dumps(owner), encoding="utf-8")
+            aside = self.path.with_name(f"{aside_prefix(self.path)}{self.token}.tmp")
             try:
+                with aside.open("w", encoding="utf-8") as file:
+                    file.write(json.dumps(owner))
+                    file.flush()
+                    os.fsync(file.fileno())  # after a power cut it still says whose it was
                 _claim(aside, self.path)
             except FileExistsError:
                 return False
@@ -168,6 +176,12 @@ class StageLock(Lock):
             os.utime(self.path)
         return True
 
+    def sweep(self) -> None:
+        """Remove the lock of a finished stage where its owner ran here and is gone, or nobody touched it for a day."""
+        owner, touched = self._look()
+        if touched is not None and (_dead(owner) or time.time() - touched / 1e9 > _DAY):
+            self._succeed(owner)
+
     def _drop(self) -> None:
         owner, _ = self._look()
         if owner.get("token") == self.token:
@@ -185,7 +199,7 @@ class StageLock(Lock):
 
     def _succeed(self, owner: dict[str, Any]) -> bool:
         # Take the file away; of several waiters only one succeeds, and all try for the lock again.
-        gone = self.path.with_name(f".{self.path.name}.{self.token}.dead")
+        gone = self.path.with_name(f"{aside_prefix(self.path)}{self.token}.tmp")
         with contextlib.suppress(OSError, ValueError):
             self.path.rename(gone)
             if dict(json.loads(gone.read_text(encoding="utf-8"))).get("token") != owner.get("token"):

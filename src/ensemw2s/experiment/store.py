@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, write_json, write_text
+from ensemw2s import parallel
+from ensemw2s.artifacts import CHECKSUMS, atomic_folder, fingerprint, read_json, remove_aside, write_json, write_text
 from ensemw2s.errors import CacheError
 from ensemw2s.experiment.locks import Lock, StageLock
+from ensemw2s.experiment.together import stage_together
 from ensemw2s.experiment.upkeep import CHECKPOINTS
 from ensemw2s.experiment.where import default_store, locate, mirror_folder
 from ensemw2s.experiment.wholeness import verify_once
@@ -125,9 +127,19 @@ class Store:
     def stage(self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> StageResult:
         """The stored result for these inputs, built by ``build(folder)`` where there is none or it is damaged.
 
+        Of processes that work together (``ensemw2s.parallel``) all must ask, and all get it.
+
         Raises:
             CacheError: the store cannot be written, or one at a URL cannot be reached.
         """
+        if parallel.world() > 1:
+            return stage_together(self, name, version, inputs, build)
+        return self.stage_here(name, version, inputs, build)
+
+    def stage_here(
+        self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]
+    ) -> StageResult:
+        """The same by this process alone."""
         identity = self.identity(name, version, inputs)
         folder = self.folder(name, identity)
         record = {"stage": name, "version": version, "identity": identity, "inputs": inputs}
@@ -135,15 +147,23 @@ class Store:
         while True:
             found = self._ready(name, identity, folder)
             if found is not None:
+                _lock(folder).sweep()
                 return found
+            locks = self._locks(name, identity, folder)
             with contextlib.ExitStack() as held:
-                for lock, finished in self._locks(name, identity, folder):
+                for lock, finished in locks:
                     if not lock.acquire(finished, self.waiting):
                         break  # made by another process; where it is gone again, we go round
                     held.callback(lock.release)
                 else:
                     _sweep(folder)
-                    return self._make(folder, record, build)
+                    try:
+                        return self._make(folder, record, build)
+                    except Exception:
+                        if locks[0][0].held():
+                            raise
+                        # We seemed dead, say to a machine that slept: another process has swept away what we had
+                        # here, and builds. We go round and wait for its result.
 
     def _ready(self, name: str, identity: str, folder: Path) -> StageResult | None:
         """A whole result that is also where it belongs: at the URL, for a store at a URL."""
@@ -158,7 +178,7 @@ class Store:
         """All that must be held to build, with what makes each needless: of this machine's processes one builds, and of
         the machines one."""
         note = self._unsent(folder)
-        here: Lock = StageLock(folder.with_name(f"{folder.name}.lock"))
+        here: Lock = _lock(folder)
         locks = [(here, lambda: not note.exists() and (folder / CHECKSUMS).is_file() and self._whole(folder))]
         if self.remote is not None:
             from ensemw2s.experiment.remote_locks import RemoteLock
@@ -210,8 +230,10 @@ class Store:
 
     def _build(self, folder: Path, record: Mapping[str, Any], build: Callable[[Path], None]) -> float:
         """Build, and put in place; the lock is held. Returns seconds."""
-        if folder.exists():  # damaged: set aside and made again
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            if self._whole(folder):  # just now, by one who seemed dead
+                return _seconds(folder)
+            remove_aside(folder)  # damaged: made again
         began = time.perf_counter()
         try:
             with atomic_folder(folder) as aside:
@@ -234,7 +256,12 @@ def _seconds(folder: Path) -> float:
     return float(read_json(folder / STAGE_FILE)["seconds"])
 
 
+def _lock(folder: Path) -> StageLock:
+    return StageLock(folder.with_name(f"{folder.name}.lock"))
+
+
 def _sweep(folder: Path) -> None:
     """Remove what builders of this stage left that were killed; the lock is held, so nobody needs it."""
     for left in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir():  # a waiter's files are its own
+            remove_aside(left)

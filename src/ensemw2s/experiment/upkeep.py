@@ -6,10 +6,11 @@ import dataclasses
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from ensemw2s.artifacts import CHECKSUMS, disk_error, verify_checksums
+from ensemw2s.artifacts import CHECKSUMS, aside_prefix, disk_error, verify_checksums
 from ensemw2s.errors import CacheError
 
 CHECKPOINTS = "checkpoints"
@@ -48,7 +49,7 @@ def entries(root: Path) -> Iterator[Entry]:
         for entry in here:
             try:
                 made = _entry(stage, Path(entry.path), entry.is_dir())
-            except FileNotFoundError:  # gone since we looked: others work here
+            except OSError:  # gone since we looked (others work here), or a link that leads nowhere
                 continue
             yield made
 
@@ -122,8 +123,7 @@ def prune(
 def _remove(path: Path) -> None:
     try:
         if path.is_dir():
-            aside = path.with_name(f".{path.name.lstrip('.')}.pruned.tmp")
-            shutil.rmtree(aside, ignore_errors=True)
+            aside = path.with_name(f"{aside_prefix(path).replace('..', '.')}{uuid.uuid4().hex}.tmp")
             path.rename(aside)
             shutil.rmtree(aside)
         else:
