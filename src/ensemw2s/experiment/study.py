@@ -132,8 +132,10 @@ def _fan_out(
             trace_file(cell, tally.out).unlink(missing_ok=True)
             try:
                 claim_folder(folder, cell.config)
-                here = dataclasses.replace(cell.config, device=str(resolve_device(cell.config.device)))
-                walk = Walk(here, Store(store or default_store(), numerics(resolve_device(here.device), here.dtype)))
+                stages = Store(
+                    store or default_store(), numerics(resolve_device(cell.config.device), cell.config.dtype)
+                )
+                walk = Walk(cell.config, stages)
             except EnsemW2SError as error:
                 tally.end(cell, None, f"failed: {' '.join(str(error).split())}")
                 continue
@@ -181,7 +183,9 @@ def finished(cell: Cell, out: Path) -> Run | None:
     return results if inputs is None or inputs == {"inputs": inputs_of(cell.config)} else None
 
 
-def _attempt(cell: Cell, out: Path, store: Path | str | None, reporter: Reporter, track: Track) -> tuple[Run | None, str]:
+def _attempt(
+    cell: Cell, out: Path, store: Path | str | None, reporter: Reporter, track: Track
+) -> tuple[Run | None, str]:
     """A cell's results, or None, and how it went in one line."""
     began = time.perf_counter()
     counting = _Counting(reporter)

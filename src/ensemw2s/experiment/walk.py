@@ -22,6 +22,7 @@ from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import StageResult, Store
 from ensemw2s.methods.bench import Members
 from ensemw2s.methods.systems import SYSTEMS, build_order
+from ensemw2s.models.devices import resolve_device
 
 #: Stages whose result is a model: others can name it before it is there.
 _MODELS = {"expert", "average"}
@@ -101,7 +102,7 @@ class Walk:
     """One run on one store.
 
     Args:
-        config: of the run; ``device`` must be a device, not "auto".
+        config: of the run.
         store: where stages are found.
         reporter: told of what is built.
 
@@ -112,8 +113,9 @@ class Walk:
     def __init__(self, config: Config, store: Store, reporter: Reporter | None = None) -> None:
         self.config = config
         self.splits = load_splits(config)
-        self.bench = _WalkingBench(BenchSettings.of(config), store, reporter)
-        self.shop = open_workshop(config, self.splits, store, Reporter())
+        here = dataclasses.replace(config, device=str(resolve_device(config.device)))
+        self.bench = _WalkingBench(BenchSettings.of(here), store, reporter)
+        self.shop = open_workshop(here, self.splits, store, Reporter())
         self.shop.bench = self.bench
         self.order = build_order(tuple(dict.fromkeys(("weak", *config.systems))))
         self._scored: set[tuple[str, int]] = set()
