@@ -38,9 +38,7 @@ def export_student(bench: StoredBench, members: Members, folder: Path) -> None:
     (expert,) = members.experts
     if expert.folder is None:
         return
-    if (folder / FORMAT_FILE).is_file():
-        shutil.rmtree(folder)
-    with atomic_folder(folder) as aside:
+    with atomic_folder(folder, replace=True) as aside:
         shutil.copytree(expert.folder, aside, dirs_exist_ok=True)
         with quiet():
             bench.tokenizer("strong").save_pretrained(aside)
