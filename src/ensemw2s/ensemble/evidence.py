@@ -46,6 +46,16 @@ class ExpertTokens(NamedTuple):
         return self.top_id != self.label
 
 
+def join_tables(parts: Sequence[ExpertTokens]) -> ExpertTokens:
+    """Tables of neighbouring rows, at least one, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    counts = torch.cat([part.offsets.diff() for part in parts])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    ids = tuple(row_id for part in parts for row_id in part.ids)
+    return ExpertTokens(ids, offsets, *(torch.cat(columns) for columns in list(zip(*parts, strict=True))[2:]))
+
+
 @torch.inference_mode()
 def expert_tokens(
     model: Any,

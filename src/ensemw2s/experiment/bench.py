@@ -14,16 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ensemw2s import parallel
 from ensemw2s.artifacts import read_json, write_json, write_jsonl
-from ensemw2s.data.encoding import encode_options, encode_prompts, padding_token
+from ensemw2s.data.encoding import EncodedRow, encode_options, encode_prompts, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.data.targets import SoftTargets
 from ensemw2s.ensemble.combine import MixRule, open_rule
 from ensemw2s.ensemble.decoding import Decoded, generate
-from ensemw2s.ensemble.evidence import ExpertTokens, expert_tokens
+from ensemw2s.ensemble.evidence import ExpertTokens, expert_tokens, join_tables
 from ensemw2s.ensemble.experts import end_tokens
-from ensemw2s.ensemble.scoring import choice_tables, staged_scores
+from ensemw2s.ensemble.scoring import TokenScores, choice_tables, staged_scores
 from ensemw2s.ensemble.soft import soft_targets
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.experiment.averaging import average_models
@@ -149,6 +150,7 @@ class StoredBench:
         title = f"train {role} model"
         curve = _curve(f"{self.purpose}: {title}" if self.purpose else title, identity)
 
+        @parallel.together
         def build(folder: Path) -> None:
             model = self.shelf.to_train(role, start or self.pretrained(role), seed)
             context = self._shared_context() if soft else self.shelf.context(model)
@@ -161,7 +163,10 @@ class StoredBench:
                     model, encoded.rows, settings, seed=seed, token_weights=token_weights, soft=soft,
                     pad_token_id=padding_token(self.tokenizer(role)), progress=progress, loss=loss or LossSettings(),
                     checkpoints=checkpoints, watch=lambda first, losses: self.reporter.losses(curve, first, losses),
+                    device=s.device if parallel.sharded() else None,
                 )  # fmt: skip
+            if not parallel.is_main():
+                return
             self.shelf.save(model, role, folder / "model")
             summary = {"steps": done.steps, "tokens": done.tokens, "answer_tokens": done.answer_tokens,
                        "cut": len(encoded.cut), "dropped": len(encoded.dropped), "losses": done.losses}  # fmt: skip
@@ -207,11 +212,13 @@ class StoredBench:
     def _table(self, single: Members, rows: Sequence[Row]) -> ExpertTokens:
         inputs = self._scoring_inputs(single, rows, answers=True)
 
+        @parallel.together
         def build(folder: Path) -> None:
             (expert,) = single.experts
             model = self.shelf.load(expert)
             encoded = self.shelf.encode(rows, expert.role, self.shelf.context(model), self._format(single))
-            found = expert_tokens(model, encoded.rows, pad_token_id=self._pad(single))
+            work = partial(expert_tokens, model, pad_token_id=self._pad(single))
+            found = join_tables(parallel.spread_blocks(encoded.rows, _lengths(encoded.rows), work))
             save_file({name: getattr(found, name).contiguous() for name in _TABLE}, folder / "tokens.safetensors")
             write_json(folder / "ids.json", list(found.ids))
 
@@ -248,20 +255,20 @@ class StoredBench:
             return [class_counts(self._classes(members.first(count), rows), rows) for count in stages]
         inputs = self._scoring_inputs(members, rows, answers=True)
 
+        @parallel.together
         def build(folder: Path) -> None:
             models, role = self._members(members), members.experts[0].role
             encoded = self.shelf.encode(rows, role, self.shelf.context(models[0]), self._format(members))
-            staged = staged_scores(
-                models, members.alphas, self._rule(members), encoded.rows, pad_token_id=self._pad(members)
+
+            def counts(part: Sequence[EncodedRow]) -> list[tuple[list[Any], ...]]:
+                staged = staged_scores(models, members.alphas, self._rule(members), part, pad_token_id=self._pad(members))
+                return list(zip(*map(_row_counts, staged), strict=True))
+
+            found = parallel.spread(encoded.rows, counts)
+            ids = [row.id for row in encoded.rows]
+            write_json(
+                folder / "counts.json", [dict(zip(ids, stage, strict=True)) for stage in zip(*found, strict=True)]
             )
-            tables = []
-            for scores in staged:
-                sizes = scores.offsets.diff().tolist()
-                parts = zip(
-                    encoded.rows, scores.correct.split(sizes), scores.log_prob.double().split(sizes), strict=True
-                )
-                tables.append({row.id: [int(c.sum()), len(c), -float(p.sum())] for row, c, p in parts})
-            write_json(folder / "counts.json", tables)
 
         result = self._stage("token-counts", "score tokens", inputs, build)
         return [{k: (v[0], v[1], v[2]) for k, v in table.items()} for table in read_json(result.folder / "counts.json")]
@@ -282,16 +289,18 @@ class StoredBench:
         """For each row: the options' scores under the first 1 .. T experts together, then under each one alone."""
         inputs = self._scoring_inputs(members, rows, answers=False)
 
+        @parallel.together
         def build(folder: Path) -> None:
             models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
             options = encode_options(rows, tokenizer, self._format(members), self.shelf.context(models[0]))
-            staged, alone = choice_tables(
-                models, members.alphas, self._rule(members), options, pad_token_id=self._pad(members)
-            )
-            groups = [*staged, *alone]
-            write_json(
-                folder / "options.json", [[s.mean_log_prob.tolist() for s in row] for row in zip(*groups, strict=True)]
-            )
+
+            def score(part: Sequence[list[EncodedRow]]) -> list[list[list[float]]]:
+                staged, alone = choice_tables(
+                    models, members.alphas, self._rule(members), part, pad_token_id=self._pad(members)
+                )
+                return [[s.mean_log_prob.tolist() for s in row] for row in zip(*staged, *alone, strict=True)]
+
+            write_json(folder / "options.json", parallel.spread(options, score))
 
         result = self._stage("options", "score options", inputs, build)
         return read_json(result.folder / "options.json")
@@ -310,12 +319,16 @@ class StoredBench:
                 ) from error
         inputs = self._scoring_inputs(members, rows, answers=True) | {"top_k": k, "context": self._shared_context()}
 
+        @parallel.together
         def build(folder: Path) -> None:
             models = self._members(members)
             encoded = self.shelf.encode(rows, role, self._shared_context(), self._format(members))
-            found = soft_targets(
-                models, members.alphas, self._rule(members), encoded.rows, k=k, pad_token_id=self._pad(members)
-            )
+
+            def soften(part: Sequence[EncodedRow]) -> SoftTargets:
+                return soft_targets(models, members.alphas, self._rule(members), part, k=k, pad_token_id=self._pad(members))
+
+            parts = parallel.spread_blocks(encoded.rows, _lengths(encoded.rows), soften)
+            found = SoftTargets(*map(torch.cat, zip(*parts, strict=True)))
             save_file(found._asdict(), folder / "soft.safetensors")
 
         result = self._stage("soft-labels", "soft labels", inputs, build)
@@ -355,6 +368,7 @@ class StoredBench:
         s = self.settings
         inputs = self._scoring_inputs(members, rows, answers=False) | {"max_new_tokens": s.task_format.max_new_tokens}
 
+        @parallel.together
         def build(folder: Path) -> None:
             tokenizer = self.tokenizer(members.experts[0].role)
             found = {decoded.id: decoded for decoded in self._decode(members, rows, purpose)}
@@ -370,14 +384,19 @@ class StoredBench:
         models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
         encoded = encode_prompts(rows, tokenizer, self._format(members), self.shelf.context(models[0]))
         with self.reporter.working(f"answer {len(encoded.rows)} {purpose} questions", "row") as progress:
-            return list(
-                generate(
-                    models, members.alphas, self._rule(members), [row.input_ids for row in encoded.rows],
-                    ids=[row.id for row in encoded.rows], max_new_tokens=s.task_format.max_new_tokens,
-                    eos_token_ids=end_tokens(models[0], tokenizer), pad_token_id=padding_token(tokenizer),
-                    batch_size=s.batch_size, votes=votes, progress=progress,
-                )
-            )  # fmt: skip
+
+
+            def decode(part: Sequence[EncodedRow]) -> list[Decoded]:
+                return list(
+                    generate(
+                        models, members.alphas, self._rule(members), [row.input_ids for row in part],
+                        ids=[row.id for row in part], max_new_tokens=s.task_format.max_new_tokens,
+                        eos_token_ids=end_tokens(models[0], tokenizer), pad_token_id=padding_token(tokenizer),
+                        batch_size=s.batch_size, votes=votes, progress=progress,
+                    )
+                )  # fmt: skip
+
+            return parallel.spread(encoded.rows, decode)
 
     def matches(self, answers: Mapping[str, Answer], rows: Sequence[Row]) -> float:
         """See ``Bench``."""
@@ -392,6 +411,17 @@ class StoredBench:
 def _curve(title: str, identity: str) -> str:
     """Members of one ensemble share a title: a piece of the stage's identity tells their losses apart."""
     return f"{title} {identity[:8]}"
+
+
+def _lengths(rows: Sequence[EncodedRow]) -> list[int]:
+    return [len(row.input_ids) for row in rows]
+
+
+def _row_counts(scores: TokenScores) -> list[list[Any]]:
+    """``Counts`` of every row."""
+    sizes = scores.offsets.diff().tolist()
+    parts = zip(scores.correct.split(sizes), scores.log_prob.double().split(sizes), strict=True)
+    return [[int(c.sum()), len(c), -float(p.sum())] for c, p in parts]
 
 
 def _record(row_id: str, decoded: Decoded | None, tokenizer: Any) -> dict[str, Any]:

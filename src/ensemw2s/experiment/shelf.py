@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ensemw2s import parallel
 from ensemw2s.data.binary import CLASSES
 from ensemw2s.data.encoding import Encoded, encode_classes, encode_rows, first_answer_token, padding_token
 from ensemw2s.data.formatting import TaskFormat
@@ -109,6 +110,8 @@ class Shelf:
         """A copy of the expert's model of its own; ``trainable`` also makes a stored adapter trainable again."""
         s = self.settings
         name, common = s.name(expert.role), self._common()
+        if trainable and parallel.sharded():  # it may not fit the device whole
+            common["device"] = "cpu"
         with quiet():
             if s.binary:
                 if expert.folder is None:
