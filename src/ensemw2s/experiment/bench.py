@@ -261,7 +261,9 @@ class StoredBench:
             encoded = self.shelf.encode(rows, role, self.shelf.context(models[0]), self._format(members))
 
             def counts(part: Sequence[EncodedRow]) -> list[tuple[list[Any], ...]]:
-                staged = staged_scores(models, members.alphas, self._rule(members), part, pad_token_id=self._pad(members))
+                staged = staged_scores(
+                    models, members.alphas, self._rule(members), part, pad_token_id=self._pad(members)
+                )
                 return list(zip(*map(_row_counts, staged), strict=True))
 
             found = parallel.spread(encoded.rows, counts)
@@ -325,7 +327,9 @@ class StoredBench:
             encoded = self.shelf.encode(rows, role, self._shared_context(), self._format(members))
 
             def soften(part: Sequence[EncodedRow]) -> SoftTargets:
-                return soft_targets(models, members.alphas, self._rule(members), part, k=k, pad_token_id=self._pad(members))
+                return soft_targets(
+                    models, members.alphas, self._rule(members), part, k=k, pad_token_id=self._pad(members)
+                )
 
             parts = parallel.spread_blocks(encoded.rows, _lengths(encoded.rows), soften)
             found = SoftTargets(*map(torch.cat, zip(*parts, strict=True)))
@@ -384,7 +388,6 @@ class StoredBench:
         models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
         encoded = encode_prompts(rows, tokenizer, self._format(members), self.shelf.context(models[0]))
         with self.reporter.working(f"answer {len(encoded.rows)} {purpose} questions", "row") as progress:
-
 
             def decode(part: Sequence[EncodedRow]) -> list[Decoded]:
                 return list(
