@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemw2s.errors import ModelError
+from ensemw2s.paths import is_file
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -19,14 +20,14 @@ def read_model_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: missing, unreadable or not a JSON object.
     """
+    if not is_file(path):  # a pipe would be waited for
+        raise ModelError(f"{path.parent} is no model folder: it has no {path.name}, or that is no plain file")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path.parent} is no model folder: it has no {path.name}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, endless digits
+        raise ModelError(f"cannot read {path}: {error}; copy or download it again") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object")
+        raise ModelError(f"{path} is not a JSON object: copy or download it again")
     return value
 
 

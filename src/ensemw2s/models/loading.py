@@ -166,6 +166,7 @@ def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False)
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), use_fast=True, local_files_only=True, trust_remote_code=trust_remote_code
             )
+            tokenizer("a", add_special_tokens=False)  # some settings are looked at only then
     except Exception as error:
         raise ModelError(f"cannot load the tokenizer in {folder}: {_first_line(error)}") from error
     if not tokenizer.is_fast:

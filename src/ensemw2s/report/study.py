@@ -22,6 +22,7 @@ from ensemw2s.errors import CacheError
 from ensemw2s.report import words
 from ensemw2s.report.canvas import inline_svg, style
 from ensemw2s.report.html import Drawing
+from ensemw2s.report.shape import STUDY, check_shape
 from ensemw2s.report.study_plots import STUDY_PLOTS
 
 SPLITS = ("test_id", "test_ood")
@@ -57,6 +58,7 @@ def read_study(folder: Path) -> Record:
     data = read_json(folder / "study.json")
     if not isinstance(data, dict) or data.get("kind") != "study" or data.get("schema") != 1:
         raise CacheError(f"{folder / 'study.json'} is no study of this version: run 'ensemw2s study' again")
+    check_shape(data, STUDY, str(folder / "study.json"))
     return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.folder import write_ensemble
 from ensemw2s.ensemble.model import Ensemble
+from ensemw2s.errors import EnsemW2SError
 from ensemw2s.experiment.opening import Machine, open_members
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.models.adapters import LoraSettings, add_lora, load_expert, save_adapter
@@ -81,7 +83,8 @@ class ModelFolders:
         """Checksums of what is there now."""
         sums = folder / CHECKSUMS
         if sums.is_file() and not sums.is_symlink():
-            write_checksums(folder)
+            with contextlib.suppress(EnsemW2SError, UnicodeEncodeError):  # pipes; names that no list can hold
+                write_checksums(folder)
 
     @staticmethod
     def spoil(rng: random.Random, folder: Path) -> str:

@@ -36,7 +36,7 @@ from ensemw2s.report.terminal import terminal_table
 from ensemw2s.report.write import write_report
 
 # What a run writes into its folder, and may write again.
-_PRODUCTS = ("results.json", "run.json", "row_scores.parquet", "labels.jsonl", "ensemble", "student", "report.html", "scores.csv", "plots")
+_PRODUCTS = ("results.json", "run.json", "row_scores.parquet", "labels.jsonl", "ensemble", "student", "report.html", "scores.csv", "plots", "events.jsonl")
 
 
 def of_a_run(name: str) -> bool:
