@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ensemw2s import parallel
 from ensemw2s.artifacts import file_sha256, fingerprint
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
@@ -68,8 +69,15 @@ def numerics(device: torch.device, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "torch": torch.__version__,
+        **_processes(),
         "transformers": version("transformers"),
     }
+
+
+def _processes() -> dict[str, Any]:
+    """How a run is shared: sums over processes are rounded in another order. Nothing for one process."""
+    alone = parallel.world() == 1
+    return {} if alone else {"processes": parallel.world(), "sharding": parallel.sharding()}
 
 
 def versions() -> dict[str, str]:
