@@ -17,7 +17,9 @@ import dataclasses
 import datetime
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from ensemw2s.errors import ConfigError, PrerequisiteError, nearest
@@ -284,6 +286,27 @@ def on_main(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Non
         with alone():
             work(*args, **kwargs)
     barrier()
+
+
+@contextlib.contextmanager
+def own_folder(folder: Path) -> Iterator[Path]:
+    """The folder on rank 0; on the others one that is thrown away at the end, when all have come there."""
+    if is_main():
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="ensemw2s-") as thrown_away:
+            yield Path(thrown_away) / folder.name
+    barrier()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside the block only rank 0 writes to the terminal."""
+    if is_main():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def together(build: Callable[P, R]) -> Callable[P, R]:

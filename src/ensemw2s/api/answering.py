@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ensemw2s import parallel
 from ensemw2s.api.rows import Rows, as_rows, columns
 from ensemw2s.artifacts import fingerprint, write_json
 from ensemw2s.data.formatting import TaskFormat
@@ -112,7 +113,7 @@ def label(
     records = [label_record(row.raw or columns(row), row.id, answers[row.id]) for row in sure]
     expected = _expected_accuracy(opened, checks, min_confidence) if checks else None
     if out is not None:
-        write_records(Path(out), records)
+        parallel.on_main(write_records, Path(out), records)
     return Labels(records, len(rows) - len(sure), expected)
 
 
@@ -156,7 +157,7 @@ def evaluate(
         "versions": versions(),
     }
     if out is not None:
-        write_json(Path(out), result)
+        parallel.on_main(write_json, Path(out), result)
     return result
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ensemw2s import parallel
+from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.folder import default_out, finished_results, made_from, record_finished
 from ensemw2s.experiment.presets import load_config
@@ -53,14 +55,18 @@ def run(
     """
     settings = config if isinstance(config, Config) else load_config(config, overrides)
     folder, made = Path(out) if out else default_out(settings), made_from(settings)
-    results = finished_results(folder, made)
-    if results is None or unfed(folder, track):
+    results, fed = parallel.broadcast((finished_results(folder, made), not unfed(folder, track)))
+    if pool is not None and parallel.world() > 1:
+        raise ConfigError("--workers and torchrun exclude each other: use one of them")
+    if results is None or not fed:
         from ensemw2s.experiment.run import execute
         from ensemw2s.report.write import write_report
 
-        _, results = execute(settings, folder, store=store, reporter=reporter, pool=pool, track=track)
-        write_report(folder)
-        record_finished(folder, made)
+        with parallel.own_folder(folder) as own:
+            trackers = track if parallel.is_main() else None
+            _, results = execute(settings, own, store=store, reporter=reporter, pool=pool, track=trackers)
+            parallel.on_main(write_report, own)
+            parallel.on_main(record_finished, own, made)
     elif reporter is not None:
         reporter.note(f"{folder} is finished, and was made from the same inputs: nothing to do")
     return {**results, "folder": str(folder)}

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from ensemw2s import parallel
 from ensemw2s.api.rows import Rows, as_labelled, as_rows, free_folder
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
@@ -68,7 +69,8 @@ def boost(
     machine, reporter = machine or Machine(), reporter or Reporter()
     chosen = dataclasses.replace(settings or BoostSettings(), rounds=rounds)
     RULES.get(rule)
-    folder = free_folder(out, "ensemble.json")
+    folder = Path(out)
+    parallel.on_main(free_folder, folder, "ensemble.json")
     task = task or Task()
     rows = task.rows(as_rows(train), seed)
     kept_back = task.rows(as_rows(held_out), seed) if held_out is not None else []
@@ -80,7 +82,7 @@ def boost(
     boosted = boost_experts(bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back)
     for message in boosted.messages:
         reporter.note(message)
-    export_ensemble(bench, boosted, folder)
+    parallel.on_main(export_ensemble, bench, boosted, folder)
     return folder
 
 
@@ -114,7 +116,8 @@ def train_student(
     Other arguments, return value and errors as ``boost``.
     """
     machine, reporter = machine or Machine(), reporter or Reporter()
-    folder = free_folder(out, "origin.json")
+    folder = Path(out)
+    parallel.on_main(free_folder, folder, "origin.json")
     if loss is not None and loss.needs_soft and teacher is None:
         raise ConfigError(
             f"loss '{loss.name}' learns from a teacher's probabilities: name the ensemble that gave the labels as "
@@ -132,5 +135,5 @@ def train_student(
         bench, rows, training or TrainSettings(), seed=seed, loss=loss,
         teacher=as_teacher(opened, bench) if opened else None,
     )  # fmt: skip
-    export_student(bench, members, folder)
+    parallel.on_main(export_student, bench, members, folder)
     return folder

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from ensemw2s import interrupts
-from ensemw2s.errors import EnsemW2SError
+from ensemw2s import interrupts, parallel
+from ensemw2s.errors import ConfigError, EnsemW2SError
 
 app = typer.Typer(
     name="ensemw2s",
@@ -32,13 +32,34 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
+#: Verbs whose work several processes can share.
+_SHARED = ("run", "boost", "student", "label", "evaluate", "rate")
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    sharing: Annotated[
+        str | None,
+        typer.Option(
+            "--parallel",
+            metavar="ddp|fsdp",
+            envvar=parallel.CHOICE,
+            help="Under torchrun: every process trains a whole model (ddp), or each a part of one (fsdp).",
+        ),
+    ] = None,
 ) -> None:
     """Weak-to-strong supervision with token-level boosted ensembles of language models."""
+    if sharing is not None:
+        parallel.choose(sharing)
+    if parallel.world() > 1 and context.invoked_subcommand not in _SHARED:
+        raise ConfigError(
+            f"'{context.invoked_subcommand}' is work for one process: start it without torchrun (several processes can "
+            f"share {', '.join(_SHARED)})"
+        )
 
 
 def _register() -> None:
@@ -84,7 +105,13 @@ def main() -> None:
     _register()
     interrupts.install()
     try:
-        app(standalone_mode=True)
+        parallel.start()
+        with parallel.quiet():
+            app(standalone_mode=True)
+    except SystemExit as done:
+        if not done.code:
+            parallel.finish()
+        raise
     except interrupts.Stopped as stopped:
         _resume_hint(stopped.number)
     except EnsemW2SError as error:
@@ -98,16 +125,25 @@ def main() -> None:
         if error.errno is None:
             raise
         _fail(str(disk_error(error, Path(str(error.filename or "a file")))))
+    except Exception as error:
+        if not parallel.is_lost_peer(error):
+            raise
+        _fail("another process of this run ended without a word (killed, or out of memory): run the same command again")
 
 
 def _fail(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    """One line. Of processes that work together the first that fails tells why; the others fail because it did."""
+    if parallel.first_to_fail():
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
     raise SystemExit(2)
 
 
 def _resume_hint(number: int) -> None:
-    command = shlex.join(["ensemw2s", *sys.argv[1:]])
-    sys.stderr.write(f"\nstopped; finished stages are kept. To go on from there:\n  {command}\n")
+    command = "the same command"
+    if parallel.world() == 1:
+        command = shlex.join(["ensemw2s", *sys.argv[1:]])
+    if parallel.first_to_fail():
+        sys.stderr.write(f"\nstopped; finished stages are kept. To go on from there:\n  {command}\n")
     raise SystemExit(128 + number)
 
 

@@ -88,7 +88,8 @@ def rate_rows(
     ratings = average_ratings(list(found.values()))
     rated = tuple(dataclasses.replace(row, difficulty=ratings.get(row.id)) for row in rows)
     if out is not None:
-        write_records(out, _records(rated, {row.id: row.difficulty for row in rows}, found, by))
+        records = _records(rated, {row.id: row.difficulty for row in rows}, found, by)
+        parallel.on_main(write_records, out, records)
     first = found[models[0]]
     return Rated(
         rated,

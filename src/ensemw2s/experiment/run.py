@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ensemw2s import parallel
 from ensemw2s.artifacts import write_json, write_jsonl
 from ensemw2s.data.splits import Splits
 from ensemw2s.ensemble.combine import RULES
@@ -129,7 +130,8 @@ def _run(
     results, measured = build_results(config, outcome, bench)
     results["hardware"] = hardware()
     results["peak_memory_mb"] = peak_memory_mb()
-    _write_products(folder, outcome, bench)
+    if parallel.is_main():  # a copy of a large model
+        _write_products(folder, outcome, bench)
     write_row_scores(folder / "row_scores.parquet", measured)
     return results
 
