@@ -15,10 +15,10 @@ from typing import Any
 
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import content_id, resolve_answer
-from ensemw2s.errors import ConfigError, DataError, PrerequisiteError, nearest
+from ensemw2s.errors import CacheError, ConfigError, DataError, PrerequisiteError, nearest
+from ensemw2s.network import Unreachable, ask, first_line
 from ensemw2s.registry import Registry
 
-TIMEOUT_SECONDS = 10.0
 Record = Mapping[str, Any]
 Formatter = Callable[[Record], dict[str, Any]]
 
@@ -131,7 +131,7 @@ def read_hub(name: str, *, split: str | None = None, limit: int | None = None) -
     Raises:
         ConfigError: no such data set, or it has no such split.
         PrerequisiteError: the ``hub`` extra is not installed, or the hub cannot be reached.
-        DataError: the records there do not have the declared fields.
+        DataError: the hub has no such data set, configuration or revision, or its records not the declared fields.
     """
     dataset = DATASETS.get(name)
     if split is not None and split not in dataset.splits:
@@ -181,38 +181,74 @@ def _loading(name: str, dataset: HubDataset) -> Callable[[str], Iterable[Record]
             f"data set '{name}' lies on the hub, and reading it needs an extra: pip install 'ensemw2s[hub]'"
         ) from error
     datasets.disable_progress_bars()
-    away = None if Path(dataset.hub_id).is_dir() else _unreachable(dataset.hub_id)
+    away = None if Path(dataset.hub_id).is_dir() else _away(name, dataset)
+
+    def look(split: str) -> Iterable[Record]:
+        found: Iterable[Record] = datasets.load_dataset(
+            dataset.hub_id, dataset.config, split=split, revision=dataset.revision
+        )
+        return found
 
     def load(split: str) -> Iterable[Record]:
         try:
-            with _offline() if away else contextlib.nullcontext():
-                found: Iterable[Record] = datasets.load_dataset(
-                    dataset.hub_id, dataset.config, split=split, revision=dataset.revision
-                )
-                return found
+            if away is None:
+                return ask(lambda: look(split), f"data set '{name}' ({dataset.hub_id})", _REMEDY)
+            with _offline():
+                return look(split)
+        except (Unreachable, CacheError):
+            raise
         except Exception as error:  # datasets and the hub client raise errors of a dozen kinds
-            reason = (
-                f"the Hugging Face hub cannot be reached ({away}), and it is not in the local cache" if away else ""
-            )
-            raise PrerequisiteError(
-                f"cannot load data set '{name}' ({dataset.hub_id}): {reason or _first_line(error)}; "
-                "check the network, or give a file of your own as data.source"
+            if away is not None:
+                raise away from error
+            raise DataError(
+                f"cannot load data set '{name}' ({_described(dataset)}), though the hub answers: {first_line(error)}; "
+                "correct its declaration, or give a file of your own as data.source"
             ) from error
 
     return load
 
 
-def _unreachable(hub_id: str) -> str | None:
-    """Why the hub cannot be reached, or None. One attempt: ``load_dataset`` itself would retry for half a minute."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+_REMEDY = (
+    "fetch it where there is one and bring the hub's cache (HF_HOME) here, or give a file of your own as data.source"
+)
 
+
+def _described(dataset: HubDataset) -> str:
+    """Id, configuration and revision: what may be wrong in a declaration."""
+    config = f", configuration {dataset.config}" if dataset.config else ""
+    revision = f", revision {dataset.revision}" if dataset.revision else ""
+    return f"{dataset.hub_id}{config}{revision}"
+
+
+def _away(name: str, dataset: HubDataset) -> Unreachable | DataError | None:
+    """The error to raise where the cache has not got it either; None where the hub has it.
+
+    Returns:
+        Unreachable where the hub gives no answer, DataError where it has no such thing or not for everyone.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    what = f"data set '{name}' ({dataset.hub_id})"
     try:
-        HfApi().dataset_info(hub_id, timeout=TIMEOUT_SECONDS)
+        ask(lambda: HfApi().dataset_info(dataset.hub_id, revision=dataset.revision), what, _REMEDY)
+    except Unreachable as error:
+        return error
+    except GatedRepoError:
+        return DataError(f"access to {what} is gated: accept its terms on the hub and log in with `hf auth login`")
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError):
+        return DataError(
+            f"no data set '{name}' at {_described(dataset)} on the hub (or it is private: log in with "
+            "`hf auth login`); correct its declaration, or give a file of your own as data.source"
+        )
     except HfHubHTTPError:
         return None  # it answered; what is wrong with the data set, loading will say
-    except Exception as error:  # the hub client's HTTP library differs between versions, and so do its errors
-        return _first_line(error)
     return None
 
 
@@ -227,7 +263,3 @@ def _offline() -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ensemw2s.errors import ModelError, PrerequisiteError
+from ensemw2s.network import ask, first_line
 
-TIMEOUT_SECONDS = 10.0
 #: What a snapshot holds. No pickle; Python files only for a caller that trusts them.
 _PATTERNS = ("*.json", "model*.safetensors", "adapter_model.safetensors", "*.txt", "*.model", "*.jinja")
 
@@ -32,7 +32,8 @@ def download_snapshot(repository: str, *, trust_remote_code: bool = False) -> Pa
     """Fetch the files of one model and return their folder.
 
     Raises:
-        PrerequisiteError: the hub cannot be reached (one attempt, no long retries).
+        PrerequisiteError: the hub cannot be reached, also in the last try.
+        CacheError: the hub's local cache cannot be written.
         ModelError: no such repository, or access is not granted, or it has no safetensors weights.
     """
     from huggingface_hub import snapshot_download
@@ -50,16 +51,26 @@ def _listing(repository: str) -> tuple[list[str], str | None]:
     """Names of all files, and the commit."""
     from huggingface_hub import HfApi
 
-    listing = HfApi().model_info(repository, timeout=TIMEOUT_SECONDS)
+    listing = HfApi().model_info(repository)
     return [file.rfilename for file in listing.siblings or []], listing.sha
 
 
 def _asked(repository: str, fetch: Callable[[], Path]) -> Path:
-    """One attempt at the hub, its refusals as one clear line."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    """What ``fetch`` gets from the hub; its refusals as one clear line, and no second try for them."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    remedy = (
+        f"fetch it where there is one (`hf download {repository}`) and bring the hub's cache (HF_HOME) here, "
+        "or give the path of a downloaded model folder"
+    )
     try:
-        return fetch()
+        return ask(fetch, f"'{repository}'", remedy)
     except HFValidationError as error:
         raise ModelError(f"'{repository}' is neither a folder nor a valid hub id (owner/name)") from error
     except GatedRepoError as error:
@@ -71,13 +82,12 @@ def _asked(repository: str, fetch: Callable[[], Path]) -> Path:
             f"no model '{repository}' on the hub (or it is private: log in with `hf auth login`); "
             "give a folder, a built-in name or a hub id"
         ) from error
-    except (ConnectionError, TimeoutError, OSError, HfHubHTTPError) as error:
+    except RevisionNotFoundError as error:
+        raise ModelError(f"'{repository}' on the hub has no such revision ({first_line(error)})") from error
+    except HfHubHTTPError as error:
+        raise ModelError(f"the hub refuses '{repository}': {first_line(error)}") from error
+    except OSError as error:
         raise unreachable(repository, error) from error
-    except Exception as error:
-        # The HTTP client differs between hub versions (requests, httpx, httpx2); the module's name tells its errors.
-        if type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
-            raise unreachable(repository, error) from error
-        raise
 
 
 def ensemble_snapshot(repository: str, marker: str) -> Path:
@@ -121,8 +131,7 @@ def check_listing(repository: str, names: list[str]) -> None:
 
 def unreachable(repository: str, error: BaseException) -> PrerequisiteError:
     """One line for a hub out of reach."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return PrerequisiteError(
         f"cannot fetch '{repository}': the Hugging Face hub cannot be reached and the model is not in its local cache "
-        f"({reason[:160]}); go online, or give the path of a downloaded model folder"
+        f"({first_line(error)}); go online, or give the path of a downloaded model folder"
     )

@@ -260,6 +260,7 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
+    monkeypatch.setenv("ENSEMW2S_HUB_WAIT", "0")
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
     monkeypatch.setattr(loading, "cached_snapshot", lambda _: None)
     message = refusal(lambda: load_model("nobody/nothing"), PrerequisiteError)
