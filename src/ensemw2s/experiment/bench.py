@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,14 @@ from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.experiment.averaging import average_models
 from ensemw2s.experiment.classes import ClassTable, class_answers, class_counts, class_options
 from ensemw2s.experiment.config import plain
-from ensemw2s.experiment.identity import model_fingerprint, reading_format, rows_fingerprint, tensor_fingerprint
+from ensemw2s.experiment.identity import (
+    model_fingerprint,
+    reading_format,
+    rows_fingerprint,
+    tensor_fingerprint,
+    tokenizer_fingerprint,
+    training_identity,
+)
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.shelf import BenchSettings, Shelf
 from ensemw2s.experiment.store import StageResult, Store
@@ -122,6 +130,11 @@ class StoredBench:
         s = self.settings
         return {"task": s.task, "head": s.head, "head_seed": s.seed} if s.binary else {}
 
+    def _tokenizer(self, role: ModelRole) -> dict[str, Any]:
+        """A tokenizer that does not come with the role's model, which holds its own in its identity."""
+        own = self.shelf.own_tokenizer(role)
+        return {} if own is None else {"tokenizer": tokenizer_fingerprint(own)}
+
     def fine_tune(
         self, role: ModelRole, rows: Sequence[Row], settings: TrainSettings, *, seed: int,
         token_weights: Tensor | None = None, start: Expert | None = None, loss: LossSettings | None = None,
@@ -135,14 +148,17 @@ class StoredBench:
             "rows": rows_fingerprint(rows, answers=True),
             "format": reading_format(s.task_format),
             "tuning": tuning,
-            "lora": plain(s.lora) if tuning == "lora" else None,
-            "training": plain(settings),
+            "lora": {**plain(s.lora), "peft": version("peft")} if tuning == "lora" else None,
+            "training": training_identity(settings),
             "seed": seed,
             "token_weights": tensor_fingerprint(token_weights),
             **({"start": start.identity} if start else {}),
             **({"loss": plain(loss)} if loss and loss != LossSettings() else {}),
-            **({"soft": [tensor_fingerprint(part) for part in soft]} if soft else {}),
+            **(
+                {"soft": [tensor_fingerprint(part) for part in soft], "context": self._shared_context()} if soft else {}
+            ),
             **self._task(),
+            **self._tokenizer(role),
         }
 
         identity = self.store.identity("expert", VERSIONS["expert"], inputs)
@@ -235,6 +251,7 @@ class StoredBench:
             "format": reading_format(self._format(members)),
             **({"rule_state": plain(members.rule_state)} if members.rule_state else {}),
             **self._task(),
+            **self._tokenizer(members.experts[0].role),
         }
 
     def _classes(self, members: Members, rows: Sequence[Row]) -> ClassTable:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
+import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,9 @@ from ensemw2s import parallel
 from ensemw2s.artifacts import file_sha256, fingerprint
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
+from ensemw2s.experiment.config import plain
 from ensemw2s.models.loading import model_folder
+from ensemw2s.training.settings import TrainSettings
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 _NOT_THE_MODEL = {"recipe.json", "skills.json", "checksums.json", "stage.json"}
@@ -32,7 +36,37 @@ def model_fingerprint(name: str, trust_remote_code: bool = False) -> str:
     files = {
         path.name: path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_THE_MODEL
     }
-    return fingerprint({name: file_fingerprint(path) for name, path in files.items()})
+    # Where code comes with the model, trusting it may choose another class; elsewhere it changes nothing.
+    trusted = {"trusted": True} if trust_remote_code and any(name.endswith(".py") for name in files) else {}
+    return fingerprint({name: file_fingerprint(path) for name, path in files.items()} | trusted)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 of how texts become tokens and back: vocabulary, merges, normalisation, special tokens, chat template.
+
+    Padding and truncation are left out: they are the state of the last call.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    pieces: Any
+    if backend is None:
+        pieces = sorted(tokenizer.get_vocab().items())
+    else:
+        pieces = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+    special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
+    return fingerprint([pieces, special, getattr(tokenizer, "chat_template", None)])
+
+
+def training_identity(settings: TrainSettings) -> dict[str, Any]:
+    """The training settings that decide the weights.
+
+    ``gradient_checkpointing`` computes the same numbers twice, bit for bit, and is left out. ``micro_batch_size``
+    decides in which order gradients are summed, so it is in, as what it comes to: the batch or more is the same as
+    none.
+    """
+    micro = settings.micro_batch_size
+    whole = micro is None or micro >= settings.batch_size
+    same = dataclasses.replace(settings, gradient_checkpointing=False, micro_batch_size=None if whole else micro)
+    return plain(same)
 
 
 def rows_fingerprint(rows: Sequence[Row], *, answers: bool) -> str:
@@ -61,17 +95,28 @@ def reading_format(task_format: TaskFormat) -> dict[str, Any]:
 
 
 def numerics(device: torch.device, dtype: str) -> dict[str, Any]:
-    """What decides the floats besides the inputs."""
+    """What decides the floats besides the inputs (docs/adr/0010): equal values give equal bits."""
     from importlib.metadata import version
 
     return {
         "device": device.type,
+        "hardware": _hardware(device),
         "dtype": dtype,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "matmul": torch.get_float32_matmul_precision(),
         "torch": torch.__version__,
         **_processes(),
-        "transformers": version("transformers"),
+        **{name: version(name) for name in ("transformers", "tokenizers", "numpy")},
     }
+
+
+def _hardware(device: torch.device) -> str:
+    """What decides which kernels are taken: the CPU's vector instructions, the GPU's name."""
+    if device.type == "cpu":
+        return torch.backends.cpu.get_cpu_capability()
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    return platform.machine()
 
 
 def _processes() -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Shelf:
     def __init__(self, settings: BenchSettings) -> None:
         self.settings = settings
         self._tokenizers: dict[str, Any] = {}
+        self._own: set[str] = set()
         self._loaded: dict[str, Any] = {}
 
     def tokenizer(self, role: ModelRole) -> Any:
@@ -82,6 +83,11 @@ class Shelf:
     def use_tokenizer(self, role: ModelRole, tokenizer: Any) -> None:
         """Use this tokenizer instead of the one that comes with the role's base model."""
         self._tokenizers[self.settings.name(role)] = tokenizer
+        self._own.add(self.settings.name(role))
+
+    def own_tokenizer(self, role: ModelRole) -> Any | None:
+        """The tokenizer given for the role; None where it is the one that comes with the model."""
+        return self.tokenizer(role) if self.settings.name(role) in self._own else None
 
     def load(self, expert: Expert) -> Any:
         """The expert's model in evaluation mode; kept until ``keep`` lets it go."""
