@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemw2s.artifacts import aside_prefix, disk_error
+from ensemw2s.paths import is_file
 
 BEAT = 2.0  # seconds between touches
 DEAD_AFTER = 30.0  # seconds without a touch
@@ -191,10 +192,10 @@ class StageLock(Lock):
     def _look(self) -> tuple[dict[str, Any], int | None]:
         try:
             touched = self.path.stat().st_mtime_ns
-            return dict(json.loads(self.path.read_text(encoding="utf-8"))), touched
+            return _owner(self.path), touched
         except FileNotFoundError:
             return {}, None
-        except (OSError, ValueError):
+        except OSError:
             return {}, 0
 
     def _succeed(self, owner: dict[str, Any]) -> bool:
@@ -202,10 +203,19 @@ class StageLock(Lock):
         gone = self.path.with_name(f"{aside_prefix(self.path)}{self.token}.tmp")
         with contextlib.suppress(OSError, ValueError):
             self.path.rename(gone)
-            if dict(json.loads(gone.read_text(encoding="utf-8"))).get("token") != owner.get("token"):
+            if _owner(gone).get("token") != owner.get("token"):
                 _claim(gone, self.path)  # another waiter was quicker, and this is already its own lock: put it back
         gone.unlink(missing_ok=True)
         return False
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    """What a lock file says; nothing where it says nothing that can be read. Raises OSError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if is_file(path) else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _claim(text: Path, path: Path) -> None:
@@ -234,6 +244,8 @@ def _dead(owner: dict[str, Any]) -> bool:
     """Whether the owner ran on this machine and no longer does."""
     pid = owner.get("pid")
     if owner.get("host") != socket.gethostname() or not isinstance(pid, int) or pid == os.getpid():
+        return False
+    if not 0 < pid < 2**31:  # no process's: other numbers mean groups, or everybody
         return False
     try:
         os.kill(pid, 0)

@@ -224,6 +224,9 @@ class Store:
         try:
             verify_once(folder)
             _seconds(folder)
+            record = read_json(folder / STAGE_FILE)  # whole, and in its own place: folders get copied and renamed
+            if (record["stage"], record["identity"][:24]) != (folder.parent.name, folder.name):
+                return False
         except (CacheError, KeyError, TypeError, ValueError):
             return False
         return True

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ensemw2s.artifacts import disk_error
-from ensemw2s.errors import ModelError, PrerequisiteError, nearest
+from ensemw2s.errors import ModelError, PrerequisiteError, nearest, shown
 from ensemw2s.models.checks import check_model_folder, check_tokenizer_folder, is_adapter_folder
 from ensemw2s.models.devices import DTYPES, resolve_device, resolve_dtype
 from ensemw2s.models.hub import cached_snapshot, download_snapshot
 from ensemw2s.models.vocabulary import check_same_vocabulary
+from ensemw2s.paths import is_file, is_folder
 from ensemw2s.registry import Registry
 
 if TYPE_CHECKING:
@@ -74,15 +75,18 @@ def resolve_model(name_or_path: str | Path) -> str:
         ModelError: it looks like a path and is no folder, or cannot be a hub id.
     """
     text = str(name_or_path)
-    path = Path(text).expanduser()
     if text in MODELS:
         return str(MODELS.get(text))
-    if text and path.is_dir():  # Path("") is the current folder
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # "~name" of nobody
+        raise ModelError(f"no model folder {shown(text)}: {error}") from error
+    if text and is_folder(path):  # Path("") is the current folder
         return str(path)
-    if path.is_file():
+    if is_file(path):
         raise ModelError(f"{text} is a file: give the model's folder")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text):
-        raise ModelError(f"no model folder {text!r}; built-in names: {', '.join(MODELS) or 'none'}")
+        raise ModelError(f"no model folder {shown(text)}; built-in names: {', '.join(MODELS) or 'none'}")
     return text
 
 
@@ -94,7 +98,7 @@ def model_folder(name_or_path: str | Path, *, trust_remote_code: bool = False) -
         PrerequisiteError: the hub cannot be reached.
     """
     resolved = resolve_model(name_or_path)
-    if Path(resolved).is_dir():
+    if is_folder(resolved):
         return Path(resolved)
     found = cached_snapshot(resolved)
     if found is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ensemw2s.artifacts import read_json
 from ensemw2s.errors import CacheError
+from ensemw2s.report.shape import RESULTS, check_shape
 from ensemw2s.report.words import SYSTEMS, is_number
 
 SCHEMA = 1
@@ -56,6 +57,7 @@ class Results:
         self.data: Record = {**data}
         for key, required in _LISTS.items():
             self.data[key] = _checked_list(data.get(key), key, required, source)
+        check_shape(self.data, RESULTS, source)
         for key in _MAPPINGS:
             self.data[key] = _checked_mapping(data.get(key), key, source)
         warnings = data.get("warnings") or []

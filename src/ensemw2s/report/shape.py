@@ -1,7 +1,8 @@
 """The shape of a file of results, told as data: a damaged or hand-edited one is refused by name before it is drawn.
 
 A shape is a type or a tuple of types (numbers are finite, and no bool counts as one); ``[shape]``, a list of such;
-``{"key": shape}``, a mapping that has these keys and maybe more; ``{str: shape}``, a mapping of names to such.
+``{"key": shape}``, a mapping that has these keys and maybe more (``"?key"`` may be missing or null); ``{str: shape}``,
+a mapping of names to such.
 """
 
 from __future__ import annotations
@@ -33,6 +34,27 @@ STUDY = {
     "wins": [{"system": str, "against": str, "split": str, "win": int, "tie": int, "loss": int}],
     "failed": [{"key": str, "error": str}], "versions": {str: object}, "hardware": {str: object}, "warnings": [str],
 }  # fmt: skip
+_VOTE = {"expert": (int, str), "?alpha": NUMBER, "?probability": NUMBER, "?text": str}
+_TOKEN = {"?weights": [NUMBER], "?votes": [_VOTE], "?text": str, "?gold": str, "?mixture": str}
+# What `report.results` does not look at itself; parts that older runs lack may be missing.
+RESULTS = {
+    "?preset": str, "?main_metric": str, "?systems": {str: {"?meaning": str}}, "?timings": {str: MAYBE},
+    "?splits": {str: {"?rows": NUMBER, "?difficulty_low": NUMBER, "?difficulty_high": NUMBER}},
+    "?scores": [{**_SCORE, "?chance": NUMBER}], "?staged": [{**_BAND, "experts": NUMBER}],
+    "?rounds": [{"round": NUMBER, "?outcome": str}], "?bands": [{**_SCORE, "band": (str, int, float)}],
+    "?pgr": [{"system": str, "split": str, "metric": str, "value": MAYBE, "?low": NUMBER, "?high": NUMBER,
+              "?reason": str}],
+    "?differences": [{**_SCORE, "against": str}], "?equivalence": [{**_SCORE, "against": str, "?margin": NUMBER}],
+    "?power": [{"split": str, "detectable": MAYBE, "?pair": [str]}],
+    "?pseudo_labels": [{"teacher": str, "metric": str, "value": NUMBER, "low": NUMBER, "high": NUMBER}],
+    "?cost": [{"system": str}], "?calibration": [{"system": str, "split": str, "bins": [[MAYBE]]}],
+    "?selection": [{"what": str, "candidates": [{"?value": object, "?score": MAYBE}]}],
+    "?examples": [{"id": str, "question": str, "?tokens": [_TOKEN], "?systems": {str: object}}],
+    "?diagnostics": {"?agreement": [[MAYBE]], "?error_correlation": [[MAYBE]], "?effective_share": [MAYBE],
+                     "?suspicious": [{"?growth": NUMBER, "?instead": [object]}]},
+    "?shift": {"?train_pool": {"?overlap": NUMBER}, "?tests": {"?overlap": NUMBER},
+               "?weak_drop": {"?value": NUMBER, "?low": NUMBER, "?high": NUMBER}},
+}  # fmt: skip
 
 
 def check_shape(value: Any, shape: Any, source: str, place: str = "") -> None:
@@ -56,10 +78,13 @@ def check_shape(value: Any, shape: Any, source: str, place: str = "") -> None:
         if not isinstance(value, Mapping):
             _refuse(value, "a mapping", source, place)
         for key in shape:
-            if key is not str and key not in value:
+            if key is not str and not key.startswith("?") and key not in value:
                 _refuse(sorted(value)[:5], f"a mapping with '{key}'", source, place)
         for key, inner in value.items():
-            check_shape(inner, shape.get(key, shape.get(str, object)), source, f"{place}.{key}" if place else key)
+            wanted = shape.get(key, shape.get(str, object))
+            if f"?{key}" in shape and inner is not None:
+                wanted = shape[f"?{key}"]
+            check_shape(inner, wanted, source, f"{place}.{key}" if place else key)
     else:
         kinds = shape if isinstance(shape, tuple) else (shape,)
         if not any(_is(value, kind) for kind in kinds):
