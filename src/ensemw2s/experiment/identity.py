@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ensemw2s import parallel
 from ensemw2s.artifacts import file_sha256, fingerprint
+from ensemw2s.errors import CacheError
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.experiment.config import plain
@@ -140,7 +141,10 @@ def versions() -> dict[str, str]:
 
 def file_fingerprint(path: Path) -> str:
     """SHA-256 of a file's bytes, read again only when its size, its times or its place on the disk differ."""
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise CacheError(f"cannot read {path}: {error.strerror or error}") from error
     return _read_fingerprint(path.absolute(), (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
 
 
