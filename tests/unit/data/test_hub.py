@@ -175,7 +175,9 @@ def test_a_hub_that_answers_is_asked_and_its_own_refusal_is_told(monkeypatch: py
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    told = r"\(allenai/cosmos_qa, revision refs/convert/parquet\), though the hub answers: gated; correct its declaration"
+    told = (
+        r"\(allenai/cosmos_qa, revision refs/convert/parquet\), though the hub answers: gated; correct its declaration"
+    )
     with pytest.raises(DataError, match=told):
         read_hub("cosmos_qa")
 
