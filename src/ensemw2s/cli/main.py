@@ -126,9 +126,11 @@ def main() -> None:
             raise
         _fail(str(disk_error(error, Path(str(error.filename or "a file")))))
     except Exception as error:
-        if not parallel.is_lost_peer(error):
-            raise
-        _fail("another process of this run ended without a word (killed, or out of memory): run the same command again")
+        if parallel.is_lost_peer(error):
+            _fail("another process of this run is gone (killed, or out of memory): run the same command again")
+        if not parallel.first_to_fail():
+            raise SystemExit(1) from None
+        raise
 
 
 def _fail(message: str) -> None:

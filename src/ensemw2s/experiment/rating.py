@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ensemw2s import parallel
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.records import check_writable
 from ensemw2s.data.rows import Row

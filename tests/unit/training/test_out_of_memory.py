@@ -11,8 +11,8 @@ import torch
 from ensemw2s.data.encoding import EncodedRow
 from ensemw2s.errors import ModelError
 from ensemw2s.training.finetune import fine_tune
-from ensemw2s.training.step import is_out_of_memory
 from ensemw2s.training.settings import TrainSettings
+from ensemw2s.training.step import is_out_of_memory
 
 ROWS = [EncodedRow(str(n), [1, 2 + n % 5, 3 + n % 7, 4, 0], 2) for n in range(12)]
 SETTINGS = TrainSettings(epochs=2, batch_size=6, learning_rate=1e-2)
