@@ -149,7 +149,7 @@ def finite(value: Any) -> Any:
     return str(value)
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path | str) -> list[dict[str, Any]]:
     """The events of a log in the order of its lines. Torn lines are passed over.
 
     Raises:
