@@ -1,0 +1,20 @@
+"""Makes ``faultkit`` importable, and keeps one fork server for all tests here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    from faultkit.server import Server
+
+    with Server() as running:
+        yield running
