@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ensemw2s import parallel
 from ensemw2s.artifacts import file_sha256, fingerprint
-from ensemw2s.errors import CacheError
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
+from ensemw2s.errors import CacheError
 from ensemw2s.experiment.config import plain
 from ensemw2s.models.loading import model_folder
 from ensemw2s.training.settings import TrainSettings

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.errors import ModelError
+from ensemw2s.errors import ModelError, shown
 from ensemw2s.paths import is_file
 
 _WEIGHTS = "model.safetensors"
@@ -31,6 +31,26 @@ def read_model_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a full model; what this package asks of it is of the right type.
+
+    Raises:
+        ModelError: missing, unreadable, or an entry of another type.
+    """
+    config = read_model_json(folder / "config.json")
+    for key, kind, told in (
+        ("model_type", str, "a text"), ("architectures", list, "a list of texts"), ("auto_map", dict, "an object"),
+        ("id2label", dict, "an object of numbers and texts"),
+    ):  # fmt: skip
+        value = config.get(key)
+        wrong = value is not None and not isinstance(value, kind)
+        wrong = wrong or (key == "architectures" and not all(isinstance(name, str) for name in value or ()))
+        wrong = wrong or (key == "id2label" and not all(place.isdecimal() for place in value or ()))
+        if wrong:
+            raise ModelError(f"{folder / 'config.json'}: {key} must be {told}, got {shown(value)}; copy it again")
+    return config
+
+
 def is_adapter_folder(folder: Path) -> bool:
     """Whether the folder holds a PEFT adapter rather than a full model."""
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
@@ -45,7 +65,7 @@ def check_model_folder(folder: Path, *, trust_remote_code: bool = False) -> None
     """
     if is_adapter_folder(folder):
         raise ModelError(f"{folder} holds an adapter, not a full model: give its base model here")
-    config = read_model_json(folder / "config.json")
+    config = read_config(folder)
     check_weights(folder)
     check_causal(folder, config, trust_remote_code=trust_remote_code)
 
@@ -59,8 +79,10 @@ def check_weights(folder: Path) -> None:
     if (folder / _WEIGHTS).is_file():
         return
     if (folder / _INDEX).is_file():
-        shards = set(read_model_json(folder / _INDEX).get("weight_map", {}).values())
-        missing = sorted(name for name in shards if not (folder / name).is_file())
+        weight_map = read_model_json(folder / _INDEX).get("weight_map", {})
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ModelError(f"{folder / _INDEX}: weight_map must name a file for every tensor; copy it again")
+        missing = sorted(name for name in set(weight_map.values()) if not is_file(folder / name))
         if missing:
             raise ModelError(f"model folder {folder} is incomplete: {missing[0]} is missing; copy or download it again")
         return

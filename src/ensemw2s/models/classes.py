@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ensemw2s.errors import ConfigError, ModelError, nearest
 from ensemw2s.models.adapters import LoraSettings, add_lora, load_adapter, load_expert, save_adapter
-from ensemw2s.models.checks import check_model_folder, check_weights, is_adapter_folder, read_model_json
+from ensemw2s.models.checks import check_model_folder, check_weights, is_adapter_folder, read_config, read_model_json
 from ensemw2s.models.devices import resolve_device, resolve_dtype
 from ensemw2s.models.heads import answer_logits
 from ensemw2s.models.loading import load_model, model_folder, quiet, writing
@@ -225,7 +225,7 @@ def _check_trained_as(folder: Path, spec: ClassSpec) -> None:
     Classes in another order would turn every answer around, and a fresh head on a stored adapter would guess.
     """
     adapter = is_adapter_folder(folder)
-    config = read_model_json(folder / ("adapter_config.json" if adapter else "config.json"))
+    config = read_model_json(folder / "adapter_config.json") if adapter else read_config(folder)
     if adapter:
         classifier = config.get("task_type") == "SEQ_CLS"
     else:
@@ -236,7 +236,7 @@ def _check_trained_as(folder: Path, spec: ClassSpec) -> None:
     labels = config.get("id2label") if classifier else None  # an adapter's configuration has none
     if not labels:
         return
-    stored = tuple(labels[place] for place in sorted(labels, key=int))
+    stored = tuple(str(labels[place]) for place in sorted(labels, key=int))
     if stored != spec.names and (len(stored) != len(spec.names) or set(stored) == set(spec.names)):
         raise ModelError(
             f"the classifier in {folder} has the classes {', '.join(stored)}, in this order; asked for: "

@@ -39,6 +39,10 @@ _CONTEXT_FIELDS = (
     "max_sequence_length",
 )
 
+# What the hub takes as a repository's name: see huggingface_hub's validate_repo_id.
+_HUB_ID = r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(?<![.-])(?<!\.git)"
+_LONGEST_ID = 96
+
 #: built-in name -> model folder. A plug-in registers under the entry-point group ``ensemw2s.models``.
 MODELS: Registry[Path] = Registry("models")
 
@@ -85,7 +89,7 @@ def resolve_model(name_or_path: str | Path) -> str:
         return str(path)
     if is_file(path):
         raise ModelError(f"{text} is a file: give the model's folder")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text):
+    if len(text) > _LONGEST_ID or not re.fullmatch(_HUB_ID, text, re.ASCII):
         raise ModelError(f"no model folder {shown(text)}; built-in names: {', '.join(MODELS) or 'none'}")
     return text
 

@@ -62,7 +62,7 @@ GOOD = {
 class Typed:
     """Words after ``ensemw2s``."""
 
-    name, share, seconds = "command line", 0.04, 120.0
+    name, share, seconds = "command line", 0.036, 120.0
     own_process = False
 
     def prepare(self, base: Path) -> None:
@@ -238,7 +238,7 @@ def check_door(code: int, errors: str) -> None:
         return
     assert code == 2, f"exit code {code}: {errors[-1500:]}"
     mine = [line for line in errors.splitlines() if line.startswith("error: ")]
-    usage = [line for line in errors.splitlines() if line.startswith(("Usage: ", "Error: "))]
+    usage = [line for line in errors.splitlines() if line.startswith(("Usage: ", "Error: ", "usage: "))]
     assert len(mine) == 1 or (not mine and usage), f"{len(mine)} error lines: {errors[-1500:]}"
     assert all(len(line) <= LONGEST for line in mine)
     raise ConfigError(mine[0] if mine else "usage")
