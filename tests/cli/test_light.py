@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "transformers", "peft", "scipy", "matplotlib", "pyarrow", "datasets", "tokenizers"}
+ENGINE = "ensemw2s.ensemble.decoding"
 _SCRIPT = """
 import json, sys
 from ensemw2s.cli import main
@@ -21,7 +22,7 @@ try:
     main.main() if sys.argv[1:] else None
 except SystemExit as end:
     assert not end.code, end.code
-sys.stderr.write("\\nloaded " + json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+sys.stderr.write("\\nloaded " + json.dumps(sorted(sys.modules)))
 """
 
 
@@ -30,7 +31,7 @@ def loaded(*words: str, cwd: Path) -> tuple[set[str], str]:
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, *words], cwd=cwd, capture_output=True, text=True, check=True
     )  # fmt: skip
-    return HEAVY & set(json.loads(done.stderr.rpartition("loaded ")[2])), done.stdout + done.stderr
+    return (HEAVY | {ENGINE}) & set(json.loads(done.stderr.rpartition("loaded ")[2])), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("run", "--help"), ("--version",), ("cache", "list")])
@@ -44,12 +45,15 @@ def test_the_package_and_its_api_are_light(tmp_path: Path) -> None:
     assert not HEAVY & set(done.stdout.split())
 
 
-def test_a_finished_run_is_shown_without_models_or_plots(tmp_path: Path) -> None:
+def test_a_found_run_needs_no_engine_and_a_finished_one_neither_models_nor_plots(tmp_path: Path) -> None:
     words = ("run", "tiny", "evaluation.resamples=20", "split.pool=40", "split.test_id=20", "split.test_ood=20",
              "--out", "out")  # fmt: skip
     first, told = loaded(*words, cwd=tmp_path)
-    assert {"transformers", "matplotlib"} <= first  # the check below would see them
+    assert {"transformers", "matplotlib", ENGINE} <= first  # the check below would see them
     table = told[told.index("system") : told.index("report:")]
+    walked, told = loaded(*words[:-1], "another", cwd=tmp_path)
+    assert ENGINE not in walked  # every stage was found: no model answers anything
+    assert table == told[told.index("system") : told.index("report:")]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     again, told = loaded(*words, cwd=tmp_path)
     assert again == {"torch"}

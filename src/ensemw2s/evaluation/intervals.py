@@ -139,12 +139,17 @@ def bootstrap(
         ConfigError: resamples below 1.
     """
     check_resamples(resamples)
-    columns = np.stack([part for scores in systems for part in (scores.correct, scores.total)])
-    distinct, inverse = np.unique(columns, axis=0, return_inverse=True)
+    # Columns that are alike (every total is 1, say) are summed once.
+    distinct: dict[bytes, FloatArray] = {}
+    keys = []
+    for column in (part for scores in systems for part in (scores.correct, scores.total)):
+        keys.append(column.tobytes())
+        distinct.setdefault(keys[-1], column)
+    columns = np.stack(list(distinct.values()))
+    places = [list(distinct).index(key) for key in keys]
     parts = []
     for counts in _counts(columns.shape[1], seed, resamples):
-        # Columns that are alike (every total is 1, say) are summed once.
-        sums = (distinct @ counts.T)[inverse.reshape(-1)]
+        sums = (columns @ counts.T)[places]
         parts.append(statistic(sums.reshape(len(systems), 2, -1)))
     return np.concatenate(parts)
 

@@ -22,9 +22,9 @@ from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.data.targets import SoftTargets
 from ensemw2s.ensemble.combine import MixRule, open_rule
-from ensemw2s.ensemble.decoding import Decoded, generate
 from ensemw2s.ensemble.evidence import ExpertTokens, expert_tokens, join_tables
 from ensemw2s.ensemble.experts import end_tokens
+from ensemw2s.ensemble.record import Decoded, Vote
 from ensemw2s.ensemble.scoring import TokenScores, choice_tables, staged_scores
 from ensemw2s.ensemble.soft import soft_targets
 from ensemw2s.errors import ConfigError, ModelError
@@ -52,6 +52,7 @@ from ensemw2s.training.settings import TrainSettings
 # Raise a number when the stage's code changes what it makes.
 VERSIONS = {
     "expert": 1, "token-table": 1, "answers": 2, "token-counts": 2, "options": 3, "soft-labels": 1, "average": 2,
+    "votes": 1,
 }  # fmt: skip
 _TABLE = ("offsets", "label", "log_prob", "top_id", "top_log_prob", "entropy", "mean_log_prob")
 
@@ -401,6 +402,8 @@ class StoredBench:
         return {r["id"]: Answer(r["text"], r["confidence"], r["agreement"], r["probability"]) for r in records}
 
     def _decode(self, members: Members, rows: Sequence[Row], purpose: str, votes: bool = False) -> list[Decoded]:
+        from ensemw2s.ensemble.decoding import generate  # the engine is slow to import, and most often not needed
+
         s = self.settings
         models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
         encoded = encode_prompts(rows, tokenizer, self._format(members), self.shelf.context(models[0]))
@@ -424,8 +427,17 @@ class StoredBench:
         return sum(form.same_answer(answers[row.id].text, row.answer or "", row) for row in rows) / len(rows)
 
     def votes(self, members: Members, rows: Sequence[Row]) -> list[Decoded]:
-        """Answers with every expert's vote a token; not stored."""
-        return self._decode(members, rows, "example", votes=True)
+        """Answers with every expert's vote a token."""
+        inputs = self._scoring_inputs(members, rows, answers=False)
+        inputs |= {"max_new_tokens": self.settings.task_format.max_new_tokens}
+
+        @parallel.together
+        def build(folder: Path) -> None:
+            found = self._decode(members, rows, "example", votes=True)
+            write_json(folder / "votes.json", [dataclasses.asdict(decoded) for decoded in found])
+
+        result = self._stage("votes", "answer the report's examples", inputs, build)
+        return [_voted(record) for record in read_json(result.folder / "votes.json")]
 
 
 def _curve(title: str, identity: str) -> str:
@@ -450,6 +462,11 @@ def _record(row_id: str, decoded: Decoded | None, tokenizer: Any) -> dict[str, A
     text = tokenizer.decode(decoded.token_ids, skip_special_tokens=True).strip()
     return {"id": row_id, "text": text, "confidence": decoded.confidence, "agreement": decoded.agreement,
             "probability": math.exp(decoded.log_prob)}  # fmt: skip
+
+
+def _voted(record: dict[str, Any]) -> Decoded:
+    votes = [[Vote(*vote) for vote in step] for step in record["votes"]]
+    return Decoded(**{**record, "votes": votes})
 
 
 def _chosen(row: Row, table: list[list[float]], members: Members) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ensemw2s.artifacts import atomic_path
 from ensemw2s.data.formatting import TaskFormat
@@ -123,16 +124,30 @@ def main_metric(config: Config, measured: Measured) -> str:
 
 def write_row_scores(path: Path, measured: Measured) -> None:
     """Every row score as a table: columns system, split, metric, id, correct, total. Written whole or not at all."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, list[object]] = {name: [] for name in ("system", "split", "metric", "id", "correct", "total")}
-    for (system, split, metric), scores in measured.scores.items():
-        count = len(scores)
-        for name, values in (
-            ("system", [system] * count), ("split", [split] * count), ("metric", [metric] * count),
-            ("id", list(scores.ids)), ("correct", scores.correct.tolist()), ("total", scores.total.tolist()),
-        ):  # fmt: skip
-            columns[name] += values
+    tables = list(measured.scores.items())
+    columns = {
+        name: _texts([key[place] for key, scores in tables for _ in scores.ids])
+        for place, name in enumerate(("system", "split", "metric"))
+    }
+    columns["id"] = _texts([row_id for _, scores in tables for row_id in scores.ids])
+    for name in ("correct", "total"):
+        values = np.concatenate([getattr(scores, name) for _, scores in tables])
+        columns[name] = pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(values)])
     with atomic_path(path) as aside:
         pq.write_table(pa.table(columns), aside)
+
+
+def _texts(values: Sequence[str]) -> Any:
+    """A column of text from its bytes; ``pyarrow.array`` would import pandas, which takes longer than a whole table."""
+    import numpy as np
+    import pyarrow as pa
+
+    parts = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return pa.LargeStringArray.from_buffers(len(parts), pa.py_buffer(ends), pa.py_buffer(b"".join(parts))).cast(
+        "string"
+    )

@@ -209,8 +209,9 @@ def _bands(config: Config, outcome: Outcome, measured: Measured, metric: str) ->
     for (system, split, found), scores in measured.scores.items():
         if found != metric:
             continue
+        scored = set(scores.ids)
         for band, ids in difficulty_bands(getattr(outcome.splits, split)).items():
-            here = [row_id for row_id in ids if row_id in set(scores.ids)]
+            here = [row_id for row_id in ids if row_id in scored]
             if here:
                 entries.append(
                     {
@@ -275,6 +276,7 @@ def _examples(config: Config, outcome: Outcome, bench: StoredBench, measured: Me
     heaviest = sorted(range(len(encoded)), key=lambda i: -float(last[offsets[i] : offsets[i + 1]].max()))
     by_id = {row.id: row for row in rows}
     chosen = heaviest[: config.evaluation.examples]
+    bench.purpose = "examples of the report"
     decoded = bench.votes(boosted.members, [by_id[encoded[i].id] for i in chosen])
     return [
         _example(by_id[encoded[i].id], encoded[i], range(offsets[i], offsets[i + 1]), history, answer, bench, boosted)

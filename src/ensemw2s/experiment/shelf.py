@@ -12,7 +12,6 @@ from ensemw2s.data.binary import CLASSES
 from ensemw2s.data.encoding import Encoded, encode_classes, encode_rows, first_answer_token, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
-from ensemw2s.ensemble.engine.choose import load_experts
 from ensemw2s.experiment.config import Config
 from ensemw2s.methods.bench import Expert, ModelRole
 from ensemw2s.models.adapters import add_lora, load_expert, save_adapter
@@ -97,6 +96,8 @@ class Shelf:
 
     def load_all(self, experts: Sequence[Expert]) -> list[Any]:
         """Models of several experts; LoRA adapters that are not loaded yet share their base, in memory and passes."""
+        from ensemw2s.ensemble.engine.choose import load_experts  # slow to import, and most often not needed
+
         missing = [expert for expert in experts if expert.identity not in self._loaded]
         folders = [expert.folder for expert in missing if expert.folder is not None]
         one_role = len({expert.role for expert in missing}) == 1

@@ -83,6 +83,14 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(aside, format=kind, dpi=200, facecolor=PAPER, metadata=metadata)
 
 
+def keep_layout(figure: Figure) -> None:
+    """Keep the places that the first rendering found; each of the next would look for them by drawing once more."""
+    import matplotlib
+
+    with matplotlib.rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
+        figure.set_layout_engine(None)
+
+
 def inline_svg(figure: Figure, name: str, alt: str) -> str:
     """The figure as SVG to stand inside HTML: text as text, ids of its own, colours as CSS variables, no addresses.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ensemw2s.artifacts import write_text
-from ensemw2s.report.canvas import inline_svg, save_figure, style
+from ensemw2s.report.canvas import inline_svg, keep_layout, save_figure, style
 from ensemw2s.report.html import Drawing, render_html
 from ensemw2s.report.plots import PLOTS, description
 from ensemw2s.report.results import Results, read_results
@@ -53,6 +53,7 @@ def _draw(results: Results, folder: Path) -> tuple[dict[str, Drawing], list[Path
             continue
         for file in files:
             save_figure(figure, file)
+            keep_layout(figure)
         written += files
         drawings[plot.name] = Drawing(inline_svg(figure, plot.name, description(plot, results)), plot.caption)
     return drawings, written
