@@ -17,7 +17,7 @@ from ensemw2s.experiment.walk import Ready
 
 class Bench:
     class store:
-        root, common = "nowhere", {}
+        location, common = "nowhere", {}
 
 
 class Config:
@@ -188,5 +188,10 @@ def test_what_cannot_be_a_pool_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=what):
             open_pool(*arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "x"), ("MASTER_PORT", "1")):
+            patch.setenv(name, value)
+        with pytest.raises(ConfigError, match="workers under torchrun"):
+            open_pool("local", 2, None)
     assert open_pool("local", None, None) is None
     assert open_pool("local", 1, None) is None

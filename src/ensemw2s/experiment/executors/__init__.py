@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ensemw2s import parallel
 from ensemw2s.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -21,13 +22,19 @@ def open_pool(executor: str = "local", workers: int | None = None, address: str 
         address: of an existing Ray cluster, as ``ray.init`` takes it.
 
     Raises:
-        ConfigError: an unknown executor, a number of workers that is none, or an address without Ray.
+        ConfigError: an unknown executor, a number of workers that is none, an address without Ray, or workers within
+            processes that work on every stage together.
         PrerequisiteError: Ray is not installed, or the cluster cannot be reached.
     """
     if executor not in get_args(Executor):
         raise ConfigError(f"unknown executor '{executor}': {nearest(executor, get_args(Executor))}")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}: it must be at least 1")
+    if parallel.launched() and (executor == "ray" or workers not in (None, 1)):
+        raise ConfigError(
+            "workers under torchrun or accelerate launch: those processes work on every stage together; leave "
+            "--workers and --executor out, or start the command plainly"
+        )
     if executor == "ray":
         from ensemw2s.experiment.executors.ray import RayPool
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ensemw2s.errors import EnsemW2SError
 from ensemw2s.experiment.executors.pool import Done, Failure, Pool, Task
-from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.reporter import Progress, Reporter
 from ensemw2s.experiment.walk import Ready, Walk
 
 
@@ -55,7 +55,12 @@ class Schedule:
 
     def run(self, jobs: Iterable[Job]) -> None:
         """Until every job is over. Jobs are opened one by one, only as many as keep the workers busy."""
-        waiting, active = iter(jobs), list[Job]()
+        workers = f"{self.pool.slots} workers" if self.pool.slots > 1 else "1 worker"
+        with self.reporter.working(workers, "stage") as progress:
+            self._run(iter(jobs), progress)
+
+    def _run(self, waiting: Iterator[Job], progress: Progress) -> None:
+        active = list[Job]()
         more = True
         while True:
             while more and not self._enough(active):
@@ -70,6 +75,7 @@ class Schedule:
                 continue
             for done in self.pool.wait():
                 self._take(done, active)
+            progress(len(self.built), len(self.built) + sum(len(job.ready) for job in active))
             while self.pool.notes:
                 self.reporter.note(self.pool.notes.pop(0))
 
