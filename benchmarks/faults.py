@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py --kills 200 --seed 0 --out benchmarks/results/faults.json
 
-A small run is done undisturbed once. Then, on a fresh store each round, the same command is killed once to three times
+A small run is done undisturbed once. Then, on a fresh store each round, the same command is killed one to six times
 (SIGKILL, a power cut, SIGTERM, Ctrl-C), started again each time, and at last left to its end; everything it wrote is
 compared with the undisturbed run's, bit for bit. Moments are drawn over the whole run: by the clock, or as "before the
 n-th file operation". A power cut is SIGKILL, after which files whose bytes were never brought to the disk are cut short
@@ -46,26 +46,26 @@ def main() -> None:
         print(
             f"undisturbed: {rounds.seconds:.1f} s, {rounds.operations} file operations, {len(rounds.reference)} files"
         )
-        _run(rounds, arguments.kills, arguments.fresh, random.Random(arguments.seed))
-    outcome = {
-        "hardware": describe(), "command": f"ensemw2s {' '.join(rounds.words)}", "seed": arguments.seed,
-        "seconds": round(time.perf_counter() - began), "operations": rounds.operations,
-        **table(rounds), "faults": rounds.tally.faults(),
-    }  # fmt: skip
-    if arguments.out is not None:
-        write_json(arguments.out, outcome)
+        rng = random.Random(arguments.seed)
+        while (left := arguments.kills - sum(rounds.tally.kills.values())) > 0:
+            moments = [Moment.draw(rng, arguments.fresh) for _ in range(min(left, rng.randint(1, 6)))]
+            rounds.round(moments, rng.randrange(2**32))
+            _tell(rounds, arguments, round(time.perf_counter() - began))
     for name, value in table(rounds).items():
         print(f"{name:<42}{value:>6}")
     raise SystemExit(any(rounds.tally.faults().values()))
 
 
-def _run(rounds: Rounds, kills: int, fresh: float, rng: random.Random) -> None:
-    tally = rounds.tally
-    while (left := kills - sum(tally.kills.values())) > 0:
-        moments = [Moment.draw(rng, fresh) for _ in range(min(left, rng.choice((1, 2, 3))))]
-        rounds.round(moments, rng.randrange(2**32))
-        faults = {name: len(found) for name, found in tally.faults().items() if found}
-        print(f"round {tally.rounds}: {sum(tally.kills.values())} kills, {faults or 'no faults'}", flush=True)
+def _tell(rounds: Rounds, arguments: argparse.Namespace, seconds: int) -> None:
+    """After every round, so that a run that is stopped has told what it found."""
+    found = {name: len(faults) for name, faults in rounds.tally.faults().items() if faults}
+    print(f"round {rounds.tally.rounds}: {sum(rounds.tally.kills.values())} kills, {found or 'no faults'}", flush=True)
+    if arguments.out is not None:
+        outcome = {
+            "hardware": describe(), "command": f"ensemw2s {' '.join(rounds.words)}", "seed": arguments.seed,
+            "seconds": seconds, "operations": rounds.operations, **table(rounds), "found": rounds.tally.faults(),
+        }  # fmt: skip
+        write_json(arguments.out, outcome)
 
 
 def table(rounds: Rounds) -> dict[str, Any]:

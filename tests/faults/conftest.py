@@ -18,3 +18,11 @@ def server() -> Iterator[Any]:
 
     with Server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def rounds(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The undisturbed run that all others are compared with."""
+    from faultkit.rounds import Rounds
+
+    return Rounds(server, tmp_path_factory.mktemp("faults"))

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.artifacts import atomic_folder, write_json
-from ensemw2s.ensemble.folder import FORMAT_FILE, write_ensemble
+from ensemw2s.artifacts import atomic_folder, remove_aside, write_json
+from ensemw2s.ensemble.folder import FORMAT_FILE, is_ensemble_folder, write_ensemble
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.methods.bench import Members, ModelRole
 from ensemw2s.methods.boosting import Boosted
@@ -17,6 +17,8 @@ from ensemw2s.models.loading import MODELS, model_folder, quiet
 
 def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path) -> None:
     """Write the boosted ensemble as a folder of its own, over an older one that lies there."""
+    if folder.is_dir() and not is_ensemble_folder(folder):
+        remove_aside(folder)  # the run's own, harmed: made again
     rounds = [dataclasses.asdict(record) for record in boosted.rounds]
     write_ensemble(
         folder,

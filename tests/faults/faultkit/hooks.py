@@ -6,11 +6,14 @@ File operations are counted by an audit hook, so a moment "before the n-th opera
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import sys
 from typing import Any
 
+#: What needs space; a full disk still renames and removes.
+_NEEDS_SPACE = {"open", "os.mkdir", "os.link"}
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "os.truncate"}
 
 
@@ -23,7 +26,9 @@ class Plan:
         log: file that the run's notes go to.
         operation: the signal comes before this one, counted from 1; None never.
         signal: its number.
-        errno: the operation and all later ones of its kind fail with this instead; 0 is none.
+        errno: this operation and all later ones fail with this instead; 0 is none. With ENOSPC only what needs space.
+        only: a part of the name; what is done to other files neither counts nor fails.
+        dead_after: seconds without a sign of life after which the owner of a lock counts as dead.
     """
 
     watch: str
@@ -31,6 +36,8 @@ class Plan:
     operation: int | None = None
     signal: int = 9
     errno: int = 0
+    only: str = ""
+    dead_after: float | None = None
 
 
 def install(plan: Plan) -> None:
@@ -45,6 +52,8 @@ def install(plan: Plan) -> None:
         nonlocal count
         if not _writes(event, arguments) or not _below(plan.watch, arguments[0], arguments):
             return
+        if plan.only not in os.fsdecode(arguments[0]) or (plan.errno == errno.ENOSPC and event not in _NEEDS_SPACE):
+            return
         count += 1
         if plan.operation is None or count < plan.operation:
             return
@@ -57,6 +66,11 @@ def install(plan: Plan) -> None:
     sys.addaudithook(hook)
     _log_syncs(note)
     _log_checkpoints(note)
+    _log_stages(note)
+    if plan.dead_after is not None:
+        from ensemw2s.experiment.locks import StageLock
+
+        (StageLock.__init__.__kwdefaults__ or {})["dead_after"] = plan.dead_after
     import atexit
 
     atexit.register(lambda: note(operations=count))
@@ -100,3 +114,17 @@ def _log_checkpoints(note: Any) -> None:
         return found
 
     setattr(Checkpoints, "load", load)  # noqa: B010
+
+
+def _log_stages(note: Any) -> None:
+    from ensemw2s.experiment.store import Store
+
+    real = Store.stage
+
+    def stage(self: Any, *arguments: Any) -> Any:
+        result = real(self, *arguments)
+        if not result.reused:
+            note(built=f"{result.name}/{result.identity[:24]}")
+        return result
+
+    setattr(Store, "stage", stage)  # noqa: B010
