@@ -209,7 +209,7 @@ class Store:
         """A whole result; a damaged one is never used."""
         if folder.exists() and self._whole(folder):
             return StageResult(name, identity, folder, _seconds(folder), reused=True)
-        if self.remote is None or self._unsent(folder).exists():
+        if self.remote is None:
             return None
         if folder.exists():  # damaged here: fetched anew
             shutil.rmtree(folder, ignore_errors=True)

@@ -199,6 +199,25 @@ def test_what_another_machine_sent_meanwhile_is_not_sent_again(url: str, elsewhe
     assert not list(store.root.rglob("*.unsent"))
 
 
+def test_a_killed_builder_fetches_what_another_machine_made_since(url: str, elsewhere) -> None:  # type: ignore[no-untyped-def]
+    store = Store(url)
+
+    def interrupted(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.stage("expert", 1, {"n": 1}, interrupted)
+    assert list(store.root.rglob("*.unsent"))
+    elsewhere()
+    Store(url).stage("expert", 1, {"n": 1}, make("theirs", []))
+    calls: list[str] = []
+    assert store.stage("expert", 1, {"n": 1}, make("mine", calls)).reused
+    assert content(store) == "theirs"
+    assert calls == []
+    assert store.stage("expert", 1, {"n": 1}, make("mine", calls)).reused
+    assert not list(store.root.rglob("*.unsent"))
+
+
 def test_a_builder_that_fails_leaves_nothing_there(url: str) -> None:
     def fails(folder: Path) -> None:
         (folder / "half").write_text("half")
