@@ -7,22 +7,21 @@ every fourth row, so that no boosting round ends early.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ensemw2s.data.binary import CLASSES
-from ensemw2s.data.encoding import EncodedRow, encode_classes, encode_options, encode_rows, token_offsets
-from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.encoding import token_offsets
 from ensemw2s.data.rows import Row
 from ensemw2s.data.targets import SoftTargets
 from ensemw2s.ensemble.evidence import ExpertTokens
 from ensemw2s.experiment.config import Config, plain
 from ensemw2s.experiment.identity import rows_fingerprint, tensor_fingerprint
 from ensemw2s.experiment.planning.loads import Load, decoding_load, scoring_load, training_load
+from ensemw2s.experiment.planning.reader import Reader
 from ensemw2s.experiment.planning.shapes import ModelShape
 from ensemw2s.experiment.planning.sizes import Sizes
 from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole
@@ -94,76 +93,47 @@ class PlanningBench:
     def __init__(
         self, config: Config, sizes: Sizes, shapes: Mapping[ModelRole, ModelShape], tokenizers: Mapping[ModelRole, Any]
     ) -> None:
-        self.config, self.sizes, self.shapes, self.tokenizers = config, sizes, shapes, tokenizers
+        self.config, self.sizes, self.shapes = config, sizes, shapes
+        self.reader = Reader(config, sizes, shapes, tokenizers)
         self.settings = SimpleNamespace(task_format=config.format)
         self.works: list[Work] = []
         self.purpose = ""
         self.apart = False  # experts were loaded one by one, so they do not share passes
         self._found: dict[Any, int] = {}
         self._held: set[str] = set()  # models open now
-        self._encoded: dict[Any, list[EncodedRow]] = {}
         self._softs: dict[int, tuple[SoftTargets, int]] = {}
-        self._gold = {row.id: row.answer for rows in sizes.splits.named().values() for row in rows}
-        self._known = [str(row.answer) for row in sizes.splits.weak_train]
-
-    # -- rows -----------------------------------------------------------------------------------------------
-
-    @property
-    def binary(self) -> bool:
-        """Whether answers are classes."""
-        return self.config.task == "binary"
-
-    def encode(self, rows: Sequence[Row], role: ModelRole, preamble: str = "") -> list[EncodedRow]:
-        """Rows as tokens, under their own answer, the gold one, or one as long as others' are."""
-        rows = [
-            row.with_answer(str(row.answer or self._gold.get(row.id) or self._known[place % len(self._known)]))
-            for place, row in enumerate(rows)
-        ]
-        key = (role, preamble, tuple((row.id, row.answer) for row in rows))
-        if key not in self._encoded:
-            self._encoded[key] = self._encode(rows, role, preamble)
-        return self._encoded[key]
-
-    def _encode(self, rows: Sequence[Row], role: ModelRole, preamble: str) -> list[EncodedRow]:
-        context = self.shapes[role].context
-        if self.sizes.tokens is not None:
-            prompt, answer = self.sizes.tokens
-            answer = 1 if self.binary else answer
-            prompt = min(prompt + len(preamble.split()), context - answer)
-            return [EncodedRow(row.id, [1] * (prompt + answer), prompt) for row in rows]
-        form, tokenizer = self._format(preamble), self.tokenizers[role]
-        if self.binary:
-            return encode_classes(rows, tokenizer, form, context, CLASSES).rows
-        return encode_rows(rows, tokenizer, form, context).rows
-
-    def _format(self, preamble: str) -> TaskFormat:
-        form = self.config.format
-        return dataclasses.replace(form, preamble=preamble) if preamble else form
-
-    def show(self, rows: Sequence[Row]) -> str:
-        """See ``Bench``; of made-up rows so many words as they have tokens."""
-        if self.sizes.tokens is not None:
-            return " ".join(["x"] * (sum(self.sizes.tokens) * len(rows)))
-        return "\n\n".join(self.config.format.example(row) for row in rows)
+        self.binary = config.task == "binary"
 
     # -- noting ---------------------------------------------------------------------------------------------
 
-    def _note(self, kind: str, role: ModelRole, key: Any, rows: Sequence[Row], load: Any, **more: Any) -> int:
-        """The number of the work with this key; noted, and ``load`` called, once."""
+    def _note(
+        self, kind: str, by: Sequence[Expert], key: Any, rows: Sequence[Row], load: Callable[[], Load], *,
+        needs: Iterable[int] = (), settings: TrainSettings | None = None, top_k: int = 0, letters: float = 0.0,
+    ) -> int:  # fmt: skip
+        """The number of the work with this key; noted, and ``load`` called, once.
+
+        Args:
+            kind: see ``Work``.
+            by: the experts that do it; of a training the one it starts from.
+            key: equal where the store would find the stage.
+            rows: at least one.
+            load: counts it.
+            needs: works besides those that made the experts.
+            settings, top_k, letters: see ``Work``.
+        """
+        role, identities = by[0].role, {expert.identity for expert in by}
         key = (kind, role, key)
         if key not in self._found:
-            number = self._found[key] = len(self.works)
-            experts = more.pop("experts", 1)
-            one_base = experts > 1 and self.shapes[role].tuning == "lora" and not self.apart and not self.binary
-            by = more.pop("by", ())
-            opens = 1 if kind == "train" else len({expert.identity for expert in by} - self._held)
-            self._held = self._held if kind == "train" else {expert.identity for expert in by}
-            needs = frozenset(self._works_of(by) | set(more.pop("needs", ())))
-            split = self.sizes.split_of(rows)
+            self._found[key] = len(self.works)
+            one_base = len(by) > 1 and self.shapes[role].tuning == "lora" and not self.apart and not self.binary
+            opens = 1 if kind == "train" else len(identities - self._held)
+            self._held = self._held if kind == "train" else identities
             self.works.append(
                 Work(
-                    number, self.purpose, kind, role, experts, one_base and kind == "answer",
-                    1 if one_base else experts, opens, load(), more.pop("settings", None), needs, split, **more,
+                    number=len(self.works), system=self.purpose, kind=kind, role=role, experts=len(by),
+                    shared=one_base and kind == "answer", copies=1 if one_base else len(by), opens=opens, load=load(),
+                    settings=settings, needs=frozenset(self._works_of(by) | set(needs)),
+                    split=self.sizes.split_of(rows), top_k=top_k, letters=letters,
                 )
             )  # fmt: skip
         return self._found[key]
@@ -175,6 +145,10 @@ class PlanningBench:
         alphas = members.alphas if len(members.experts) > 1 else (1.0,)
         identities = tuple(expert.identity for expert in members.experts)
         return identities, alphas, members.rule, members.preamble, rows_fingerprint(rows, answers=answers)
+
+    def show(self, rows: Sequence[Row]) -> str:
+        """See ``Bench``."""
+        return self.reader.show(rows)
 
     # -- Bench ----------------------------------------------------------------------------------------------
 
@@ -193,17 +167,19 @@ class PlanningBench:
     ) -> Expert:  # fmt: skip
         """See ``Bench``."""
         needs = {row.answer.work for row in rows if isinstance(row.answer, _Label)}
-        needs |= self._works_of([start] if start else [])
         if soft is not None:
             needs.add(self._softs[id(soft)][1])
         if token_weights is not None:  # a boosting round waits for the tables of the rounds before
             needs |= {work.number for work in self.works if work.kind == "table" and work.system == self.purpose}
         factor = self.sizes.factor(rows)
-        encoded = self.encode(rows, role)
-        key = (rows_fingerprint(rows, answers=True), settings, seed, tensor_fingerprint(token_weights),
-               repr(plain(loss)) if loss and loss != LossSettings() else None, frozenset(needs))  # fmt: skip
+        encoded = self.reader.encode(rows, role)
+        key = (
+            start.identity if start else None, rows_fingerprint(rows, answers=True), settings, seed,
+            tensor_fingerprint(token_weights), repr(plain(loss)) if loss and loss != LossSettings() else None,
+            frozenset(needs),
+        )  # fmt: skip
         number = self._note(
-            "train", role, key, rows,
+            "train", [start or self.pretrained(role)], key, rows,
             lambda: training_load(encoded, settings, seed=seed, weights=token_weights, factor=factor),
             needs=needs, settings=settings,
         )  # fmt: skip
@@ -212,7 +188,7 @@ class PlanningBench:
     def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
         """See ``Bench``."""
         number = self._table(expert, rows)
-        encoded = self.encode(rows, expert.role)
+        encoded = self.reader.encode(rows, expert.role)
         offsets = token_offsets(encoded)
         pretrained = not self._works_of([expert])
         places = torch.arange(len(encoded))
@@ -224,43 +200,34 @@ class PlanningBench:
     def _table(self, expert: Expert, rows: Sequence[Row]) -> int:
         key = self._asked(Members.single(expert), rows, not self.binary)
         return self._note(
-            "table", expert.role, key, rows, lambda: self._scoring(rows, expert.role, 1, ""),
-            by=[expert], letters=self._letters(rows, texts=False),
+            "table", [expert], key, rows, lambda: self._scoring(rows, expert.role, 1, ""),
+            letters=self.reader.letters(rows, texts=False),
         )  # fmt: skip
 
     def _scoring(self, rows: Sequence[Row], role: ModelRole, experts: int, preamble: str) -> Load:
-        encoded = self.encode(rows, role, preamble)
+        encoded = self.reader.encode(rows, role, preamble)
         vocabulary = 2 if self.binary else self.shapes[role].vocabulary
         return scoring_load(encoded, vocabulary=vocabulary, experts=experts, factor=self.sizes.factor(rows))
-
-    def _letters(self, rows: Sequence[Row], texts: bool) -> float:
-        written = sum(len(row.id) + (len(str(self._gold.get(row.id) or "")) if texts else 0) for row in rows)
-        if texts and self.sizes.tokens is not None:
-            written += 4 * self.sizes.tokens[1] * len(rows)  # about four characters a token
-        return written * self.sizes.factor(rows)
 
     def soft_labels(self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole) -> SoftTargets:
         """See ``Bench``."""
         role, k = members.experts[0].role, min(top_k, 2) if self.binary else top_k
         sources = {row.answer.work for row in rows if isinstance(row.answer, _Label)}
         number = self._note(
-            "soft", role, (self._asked(members, rows, True), k, frozenset(sources)), rows,
+            "soft", members.experts, (self._asked(members, rows, True), k, frozenset(sources)), rows,
             lambda: self._scoring(rows, role, len(members.experts), members.preamble),
-            experts=len(members.experts), by=members.experts, needs=sources, top_k=k,
+            needs=sources, top_k=k,
         )  # fmt: skip
-        count = int(token_offsets(self.encode(rows, role))[-1])
+        count = int(token_offsets(self.reader.encode(rows, role))[-1])
         found = SoftTargets(torch.arange(1).expand(count, 1), torch.ones(count, 1))
         self._softs[id(found)] = (found, number)
         return found
 
     def average(self, members: Members) -> Expert:
         """See ``Bench``."""
-        role, key = members.experts[0].role, tuple(expert.identity for expert in members.experts)
-        number = self._note(
-            "average", role, key, self.sizes.splits.weak_train, lambda: Load(0, 0, 0, 0, 0, 0),
-            experts=len(key), by=members.experts,
-        )  # fmt: skip
-        return Expert(role, f"work-{number}", None)
+        key, nothing = tuple(expert.identity for expert in members.experts), Load(0, 0, 0, 0, 0, 0)
+        number = self._note("average", members.experts, key, self.sizes.splits.weak_train, lambda: nothing)
+        return Expert(members.experts[0].role, f"work-{number}", None)
 
     def answer(self, members: Members, rows: Sequence[Row], *, purpose: str) -> dict[str, Answer]:
         """See ``Bench``."""
@@ -280,20 +247,19 @@ class PlanningBench:
         return found
 
     def _said(self, row: Row, number: int) -> Answer:
-        text = self._gold.get(row.id) or self._known[number % len(self._known)]
-        return Answer(_Label(str(text), number), _SURE, 1.0, _SURE)
+        return Answer(_Label(self.reader.gold(row, number), number), _SURE, 1.0, _SURE)
 
     def _written(self, members: Members, rows: Sequence[Row]) -> int:
-        role, experts = members.experts[0].role, len(members.experts)
-        encoded = self.encode(rows, role, members.preamble)
+        role = members.experts[0].role
+        encoded = self.reader.encode(rows, role, members.preamble)
         most = self.config.format.max_new_tokens
         prompts = [row.prompt_length for row in encoded]
         answers = [min(most, len(row.input_ids) - row.prompt_length) for row in encoded]
         size = self.config.evaluation.batch_size
         return self._note(
-            "answer", role, self._asked(members, rows, False), rows,
+            "answer", members.experts, self._asked(members, rows, False), rows,
             lambda: decoding_load(prompts, answers, batch_size=size, factor=self.sizes.factor(rows)),
-            experts=experts, by=members.experts, letters=self._letters(rows, texts=True),
+            letters=self.reader.letters(rows, texts=True),
         )  # fmt: skip
 
     def matches(self, answers: Mapping[str, Answer], rows: Sequence[Row]) -> float:
@@ -310,9 +276,9 @@ class PlanningBench:
                 self._table(expert, [row.with_answer(None) for row in rows])
         else:
             self._note(
-                "counts", role, self._asked(members, rows, True), rows,
+                "counts", members.experts, self._asked(members, rows, True), rows,
                 lambda: self._scoring(rows, role, experts, members.preamble),
-                experts=experts, by=members.experts, letters=self._letters(rows, texts=False),
+                letters=self.reader.letters(rows, texts=False),
             )  # fmt: skip
         return [{row.id: (1, 1, 0.5) for row in rows}] * experts
 
@@ -328,16 +294,11 @@ class PlanningBench:
 
     def _options(self, members: Members, rows: Sequence[Row]) -> int:
         role, experts = members.experts[0].role, len(members.experts)
-        form, context = self._format(members.preamble), self.shapes[role].context
 
         def load() -> Load:
-            options = encode_options(rows, self.tokenizers[role], form, context)
-            flat = [option for row in options for option in row]
+            flat = self.reader.options(rows, role, members.preamble)
             return scoring_load(
                 flat, vocabulary=self.shapes[role].vocabulary, experts=experts, factor=self.sizes.factor(rows)
             )
 
-        return self._note(
-            "options", role, self._asked(members, rows, False), rows, load, experts=experts,
-            by=members.experts,
-        )  # fmt: skip
+        return self._note("options", members.experts, self._asked(members, rows, False), rows, load)

@@ -17,10 +17,10 @@ from ensemw2s.ensemble.decoding import generate
 from ensemw2s.ensemble.evidence import expert_tokens
 from ensemw2s.ensemble.experts import end_tokens
 from ensemw2s.experiment.config import Config
-from ensemw2s.experiment.planning.bench import PlanningBench
 from ensemw2s.experiment.planning.costs import decoding_flops, forward_flops, training_flops
 from ensemw2s.experiment.planning.hardware import Hardware
 from ensemw2s.experiment.planning.loads import decoding_load, scoring_load, training_load
+from ensemw2s.experiment.planning.reader import Reader
 from ensemw2s.experiment.planning.shapes import ModelShape
 from ensemw2s.experiment.planning.sizes import Sizes
 from ensemw2s.methods.bench import ModelRole
@@ -61,12 +61,12 @@ def measure_hardware(
         ModelError, PrerequisiteError: a model is not here.
     """
     device = resolve_device(config.device)
-    bench = PlanningBench(config, sizes, shapes, tokenizers)
+    reader = Reader(config, sizes, shapes, tokenizers)
     measured: dict[tuple[str, str], float] = {}
     opening: dict[str, float] = {}
     saving: dict[str, float] = {}
     for role in shapes:
-        measured |= {(role, kind): speed for kind, speed in _Probe(config, bench, role, device).speeds().items()}
+        measured |= {(role, kind): speed for kind, speed in _Probe(config, reader, role, device).speeds().items()}
         opening[role], saving[role] = _files(config, shapes[role], role, device)
     flops, bandwidth = _product(device), _copied(device)
     return Hardware(
@@ -78,14 +78,14 @@ def measure_hardware(
 class _Probe:
     """Times one role's model at the three kinds of work."""
 
-    def __init__(self, config: Config, bench: PlanningBench, role: ModelRole, device: torch.device) -> None:
-        self.config, self.shape, self.role = config, bench.shapes[role], role
+    def __init__(self, config: Config, reader: Reader, role: ModelRole, device: torch.device) -> None:
+        self.config, self.shape, self.role = config, reader.shapes[role], role
         self.settings = config.expert if role == "weak" else config.student
-        splits = bench.sizes.splits
+        splits = reader.sizes.splits
         some = splits.weak_train if role == "weak" else splits.pool
-        self.to_train = bench.encode(some, role)
-        self.to_read = bench.encode(splits.test_ood[:_ROWS], role)
-        self.tokenizer = bench.tokenizers.get(role)
+        self.to_train = reader.encode(some, role)
+        self.to_read = reader.encode(splits.test_ood[:_ROWS], role)
+        self.tokenizer = reader.tokenizers.get(role)
         self.model = _opened(config, self.shape, role, device)
 
     def speeds(self) -> dict[str, float]:
