@@ -6,7 +6,8 @@ _parts/part-00000.json ...    written after the part: SHA-256 of its bytes and o
 _skipped.jsonl                written at the end: every row that could not be labelled, and why
 _report.json                  written last: the counts; a folder that has it is complete
 
-Readers of Parquet folders pass over names that begin with an underscore. One process may write a folder at a time.
+Readers of Parquet folders pass over names that begin with an underscore. One process may write a folder at a time,
+or several that share one labelling and keep to their own parts.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A window of rows is read, encoded, sorted by length and decoded in batches that finished rows leave
 (``ensemble.decoding``), and written as one part in the order of the input; then it is forgotten. A part is a function
-of its rows and the settings alone, so an interrupted labelling that is started again ends in the same bytes.
+of its rows and the settings alone, so an interrupted labelling that is started again ends in the same bytes. So does
+one that several processes share (``ensemw2s.parallel``): of W processes each labels every W-th part.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ensemw2s import parallel
 from ensemw2s.artifacts import fingerprint
 from ensemw2s.data.encoding import end_token
 from ensemw2s.data.formatting import TaskFormat
@@ -32,9 +34,9 @@ from ensemw2s.labelling.labels import Labeller
 from ensemw2s.labelling.memory import release
 from ensemw2s.labelling.mixture import MixtureLabeller
 from ensemw2s.labelling.parts import check_writing, part_table
+from ensemw2s.labelling.tally import Tally
 
 WINDOW = 1024  # rows a part: some batches to sort by length; 4096 was no faster, and took 40 MB more at its peak
-_EXAMPLES = 20  # skipped rows that a report names; all of them are in the folder
 
 Progress = Callable[[int, int | None], None]
 
@@ -179,25 +181,39 @@ def label_rows(
     _, rows = _peek(rows)
     settings = {**settings, "min_confidence": min_confidence, "window": window}
     identity = {"ensemble": ensemble, "settings": settings, "source": source}
-    out = LabelFolder(Path(folder), identity, restart=restart)
-    count = {"rows": 0, "labelled": 0, "unsure": 0, "skipped": 0, "parts": 0}
-    reused, examples = 0, dict[str, str]()
+    out = _open(Path(folder), identity, restart)
+    tally, read = Tally(), 0
     for number, block in enumerate(_windows(_unique(rows), window)):
-        digest = rows_digest(block)
-        record = out.finished(number, digest)
-        reused += record is not None
-        if record is None:
-            tell = _counting(progress, count["rows"], total)
-            record = _make_part(out, number, labeller, block, digest, min_confidence, tell)
-            release()
-        for name, more in (("rows", record.rows), ("labelled", record.labelled), ("unsure", record.unsure),
-                           ("skipped", len(record.skipped)), ("parts", 1)):  # fmt: skip
-            count[name] += more
-        examples |= dict(itertools.islice(record.skipped.items(), _EXAMPLES - len(examples)))
+        if number % parallel.world() == parallel.rank():  # a part is nobody else's affair
+            digest = rows_digest(block)
+            record = out.finished(number, digest)
+            tally.reused += record is not None
+            if record is None:
+                with parallel.alone():
+                    tell = _counting(progress, read, total)
+                    record = _make_part(out, number, labeller, block, digest, min_confidence, tell)
+                release()
+            tally.add(number, record)
+        read += len(block)
         if progress is not None:
-            progress(count["rows"], total)
-    out.close(count["parts"], count)
-    return LabelReport(folder=Path(folder), **count, reused=reused, examples=examples)
+            progress(read, total)
+    tally = Tally.sum(parallel.gather(tally))
+    parallel.on_main(out.close, tally.counts["parts"], tally.counts)
+    return LabelReport(
+        folder=Path(folder), **tally.counts, reused=tally.reused,
+        examples={row_id: reason for _, row_id, reason in tally.examples},
+    )  # fmt: skip
+
+
+def _open(folder: Path, identity: Mapping[str, Any], restart: bool) -> LabelFolder:
+    """The folder, made or cleared by rank 0 before the others look into it."""
+    if parallel.is_main():
+        out = LabelFolder(folder, identity, restart=restart)
+    parallel.barrier()
+    if not parallel.is_main():
+        out = LabelFolder(folder, identity)
+    parallel.barrier()  # opening sweeps up what was half written, and from here on there is such
+    return out
 
 
 def _counting(progress: Progress | None, before: int, total: int | None) -> Callable[[int, int], None]:
