@@ -11,6 +11,8 @@ from ensemw2s.paths import is_file
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_SURELY_FEW = 1000  # layers that take no time to build, even where they share their weights
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
@@ -67,6 +69,7 @@ def check_model_folder(folder: Path, *, trust_remote_code: bool = False) -> None
         raise ModelError(f"{folder} holds an adapter, not a full model: give its base model here")
     config = read_config(folder)
     check_weights(folder)
+    check_sizes(folder, config)
     check_causal(folder, config, trust_remote_code=trust_remote_code)
 
 
@@ -79,7 +82,7 @@ def check_weights(folder: Path) -> None:
     if (folder / _WEIGHTS).is_file():
         return
     if (folder / _INDEX).is_file():
-        weight_map = read_model_json(folder / _INDEX).get("weight_map", {})
+        weight_map = read_model_json(folder / _INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise ModelError(f"{folder / _INDEX}: weight_map must name a file for every tensor; copy it again")
         missing = sorted(name for name in set(weight_map.values()) if not is_file(folder / name))
@@ -93,6 +96,40 @@ def check_weights(folder: Path) -> None:
             "convert them to model.safetensors"
         )
     raise ModelError(f"model folder {folder} has no weights: it needs {_WEIGHTS} (or shards and {_INDEX})")
+
+
+def check_sizes(folder: Path, config: dict[str, Any]) -> None:
+    """Numbers that transformers would follow however wrong they are: into building layers without end, say.
+
+    Raises:
+        ModelError: no layer, far more layers than there are tensors, or a share (dropout, rotary part) outside [0, 1].
+    """
+    tensors = _count_tensors(folder)
+    for key in _LAYERS:
+        layers = config.get(key)
+        if isinstance(layers, int) and not 1 <= layers <= max(tensors, _SURELY_FEW):
+            raise ModelError(
+                f"{folder / 'config.json'}: {key} is {shown(layers)}, and the weights have {tensors} tensors; copy the "
+                "folder again"
+            )
+    rope = config.get("rope_parameters")
+    for key, value in {**(rope if isinstance(rope, dict) else {}), **config}.items():
+        wrong = isinstance(value, int | float) and not 0 <= value <= 1
+        if wrong and ("dropout" in key or key.endswith("pdrop") or key in ("partial_rotary_factor", "rotary_pct")):
+            raise ModelError(f"{folder / 'config.json'}: {key} must lie in [0, 1], got {shown(value)}")
+
+
+def _count_tensors(folder: Path) -> int:
+    """Tensors of the weights, from their headers."""
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / _WEIGHTS).is_file():
+        return len(read_model_json(folder / _INDEX)["weight_map"])
+    try:
+        with safe_open(folder / _WEIGHTS, framework="numpy") as file:
+            return len(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"cannot read {folder / _WEIGHTS}: {error}; copy or download it again") from error
 
 
 def check_causal(folder: Path, config: dict[str, Any], *, trust_remote_code: bool) -> None:

@@ -34,7 +34,13 @@ _YAML = (
 def full_settings() -> dict[str, Any]:
     """Every leaf of a whole configuration, optional ones given a value."""
     tree = Config().to_dict()
-    tree["data"] |= {"limit": 100, "pool": "p.jsonl", "test_id": "i.jsonl", "test_ood": "o.jsonl", "difficulty": "steps"}
+    tree["data"] |= {
+        "limit": 100,
+        "pool": "p.jsonl",
+        "test_id": "i.jsonl",
+        "test_ood": "o.jsonl",
+        "difficulty": "steps",
+    }
     tree["data"] |= {"columns": {"question": "prompt"}, "families": ["count"]}
     tree["split"] |= {"weak_train": 8, "validation": 4, "pool": 8, "test_id": 4, "test_ood": 4, "easy_fraction": 0.5}
     tree["weak_epochs"] = [1.0, 2.0]
@@ -95,18 +101,37 @@ class Configs:
 
     def overrides(self, rng: random.Random) -> list[str]:
         """``section.key=value`` of known and unknown keys."""
-        return [f"{self.key(rng)}{rng.choice(('=', '=', '=', '', '==', ': '))}{self.text(rng)}" for _ in range(rng.choice((1, 1, 2)))]
+        return [
+            f"{self.key(rng)}{rng.choice(('=', '=', '=', '', '==', ': '))}{self.text(rng)}"
+            for _ in range(rng.choice((1, 1, 2)))
+        ]
 
     def key(self, rng: random.Random) -> str:
         """A leaf, perhaps misspelt."""
         leaf = rng.choice(self.leaves)
-        return rng.choice((leaf, leaf, leaf, leaf + ".x", leaf[:-1], "", ".", "." + leaf, leaf.replace(".", ".."), "\0", leaf + "."))
+        return rng.choice(
+            (leaf, leaf, leaf, leaf + ".x", leaf[:-1], "", ".", "." + leaf, leaf.replace(".", ".."), "\0", leaf + ".")
+        )
 
     @staticmethod
     def text(rng: random.Random) -> str:
         """A value as typed."""
         if rng.random() < 0.2:
-            return rng.choice(("&a [*a]", "{a: &a [*a]}", "{", "!!python/name:os.system", "2024-99-99", "[1,", "1e3", "1e-3", ".5", ".nan", "-.inf"))
+            return rng.choice(
+                (
+                    "&a [*a]",
+                    "{a: &a [*a]}",
+                    "{",
+                    "!!python/name:os.system",
+                    "2024-99-99",
+                    "[1,",
+                    "1e3",
+                    "1e-3",
+                    ".5",
+                    ".nan",
+                    "-.inf",
+                )
+            )
         item = value(rng)
         return item if isinstance(item, str) else short(item)
 
@@ -157,7 +182,11 @@ class Studies:
         else:
             axes = rng.choice((3, 12, 40))
             what = f"{axes} axes"
-            leaves = [".".join(map(str, p)) for p in paths(full_settings()) if p and not isinstance(at(full_settings(), p), (dict, list))]
+            leaves = [
+                ".".join(map(str, p))
+                for p in paths(full_settings())
+                if p and not isinstance(at(full_settings(), p), (dict, list))
+            ]
             grid = {leaf: list(range(1, 10)) for leaf in leaves[:axes]}
             path.write_bytes(as_yaml({"base": rng.choice((*preset_names(), "study.yaml")), "grid": grid}))
         given = rng.choice(([], [], [], ["seed=3"], ["rule=mean"], ["evaluation.margin=0.1"], ["x"], ["base=1"]))

@@ -125,7 +125,9 @@ class DataFiles:
             return Case(note, lambda: self.read(path, columns, need, folder / f"again{suffix}", form), [path])
         if job == "rate":
             good = [Row(id=r["id"], question=r["question"], answer=r["answer"], raw=r) for r in records()]
-            how = rng.choice((str(path), f"{path}:difficulty", f"{path}:question", f"{path}:", f":{path}", "steps", path.name))
+            how = rng.choice(
+                (str(path), f"{path}:difficulty", f"{path}:question", f"{path}:", f":{path}", "steps", path.name)
+            )
             return Case(note, lambda: rate_by(good, how), [path])
         if job == "labelled":
             return Case(note, lambda: as_labelled(path), [path])
@@ -165,7 +167,9 @@ class DataFiles:
     def columns(rng: random.Random) -> Any:
         """Names of columns that may not be there."""
         names = ("question", "answer", "context", "choices", "difficulty", "id", "split", "zzz", "")
-        return {rng.choice(names): rng.choice((*names, "solution", "\0", "x" * 3000)) for _ in range(rng.choice((1, 2)))}
+        return {
+            rng.choice(names): rng.choice((*names, "solution", "\0", "x" * 3000)) for _ in range(rng.choice((1, 2)))
+        }
 
     @staticmethod
     def form(rng: random.Random) -> TaskFormat:
@@ -219,7 +223,10 @@ class DataFiles:
         if rng.random() < 0.3:
             other = self.file(rng, path.parent, "other")[0]
             data |= {"pool": str(other), "test_id": str(path), "test_ood": str(other)}
-        split: dict[str, Any] = {"kind": rng.choice(("easy-to-hard", "random")), "unrated": rng.choice(("drop", "easy"))}
+        split: dict[str, Any] = {
+            "kind": rng.choice(("easy-to-hard", "random")),
+            "unrated": rng.choice(("drop", "easy")),
+        }
         for name in ("weak_train", "pool", "threshold", "easy_fraction"):
             if rng.random() < 0.15:
                 split[name] = value(rng)

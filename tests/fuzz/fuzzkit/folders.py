@@ -90,7 +90,9 @@ def spoil_safetensors(rng: random.Random, path: Path) -> str:
     elif what == "offsets":
         entry = header[rng.choice([key for key in header if key != "__metadata__"])]
         if isinstance(entry, dict):
-            entry[rng.choice(("data_offsets", "shape"))] = rng.choice(([0, 0], [-1, 4], [2**63, 2**64], [4, 0], [0, 2**40]))
+            entry[rng.choice(("data_offsets", "shape"))] = rng.choice(
+                ([0, 0], [-1, 4], [2**63, 2**64], [4, 0], [0, 2**40])
+            )
     elif what == "body":
         body = damaged(rng, body)[0]
     text = as_json(header)
@@ -102,7 +104,19 @@ def spoil_safetensors(rng: random.Random, path: Path) -> str:
 def _spoil_entry(rng: random.Random, path: Path, folder: Path) -> str:
     """The name is there (or not), and what it names is something else."""
     action = rng.choice(
-        ("gone", "folder", "self link", "dangling", "pipe", "other", "renamed", "link out", "strange name", "evil", "full folder")
+        (
+            "gone",
+            "folder",
+            "self link",
+            "dangling",
+            "pipe",
+            "other",
+            "renamed",
+            "link out",
+            "strange name",
+            "evil",
+            "full folder",
+        )
     )
     if action == "other":
         other = rng.choice(files_in(folder))

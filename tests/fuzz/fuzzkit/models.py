@@ -68,7 +68,9 @@ class ModelFolders:
         """A folder of one kind, spoilt, and one way to open it."""
         kind = rng.choice(_KINDS)
         if kind == "name":
-            name = rng.choice((value(rng), "w2s-weak/", "w2s-wea", "a/b", "../..", "hf://x", "x" * 4000, "~", "\0", "w2s-weak\n"))
+            name = rng.choice(
+                (value(rng), "w2s-weak/", "w2s-wea", "a/b", "../..", "hf://x", "x" * 4000, "~", "\0", "w2s-weak\n")
+            )
             return Case(f"name {short(name)}", lambda: self.open_name(str(name)))
         spoilt = copy_of(self.home / kind, folder / "it")
         what = self.spoil(rng, spoilt)
@@ -96,7 +98,15 @@ class ModelFolders:
             weights = sorted(folder.rglob("*.safetensors"))
             return spoil_safetensors(rng, rng.choice(weights))
         if draw < 0.65:
-            names = ("config.json", "adapter_config.json", "ensemble.json", "task_format.json", "origin.json", "tokenizer_config.json", "generation_config.json")
+            names = (
+                "config.json",
+                "adapter_config.json",
+                "ensemble.json",
+                "task_format.json",
+                "origin.json",
+                "tokenizer_config.json",
+                "generation_config.json",
+            )
             return mutate_folder(rng, folder, lambda path: path.name in names)
         return mutate_folder(rng, folder)
 

@@ -156,7 +156,9 @@ def _empty(rng: random.Random, data: bytes) -> bytes:
 
 def _insert(rng: random.Random, data: bytes) -> bytes:
     where = rng.randrange(len(data) + 1)
-    junk = rng.choice((b"\0", b"\xff\xfe", b"\n", b'"', b",", b"{", b"]", b"\xc3", b"\r", b"\t", rng.randbytes(16), b"9" * 5000))
+    junk = rng.choice(
+        (b"\0", b"\xff\xfe", b"\n", b'"', b",", b"{", b"]", b"\xc3", b"\r", b"\t", rng.randbytes(16), b"9" * 5000)
+    )
     return data[:where] + junk + data[where:]
 
 
@@ -182,7 +184,9 @@ def _bom(rng: random.Random, data: bytes) -> bytes:
 
 
 def _recode(rng: random.Random, data: bytes) -> bytes:
-    return data.decode("utf-8", "replace").encode(rng.choice(("utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252")), "replace")
+    return data.decode("utf-8", "replace").encode(
+        rng.choice(("utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252")), "replace"
+    )
 
 
 def _line_ends(rng: random.Random, data: bytes) -> bytes:
@@ -196,7 +200,9 @@ def _shuffled(rng: random.Random, data: bytes) -> bytes:
 
 
 def _swap_bytes(rng: random.Random, data: bytes) -> bytes:
-    old, new = rng.choice(((b":", b"="), (b'"', b"'"), (b",", b";"), (b"{", b"["), (b"1", b"1e999"), (b"0", b"-"), (b"true", b"True")))
+    old, new = rng.choice(
+        ((b":", b"="), (b'"', b"'"), (b",", b";"), (b"{", b"["), (b"1", b"1e999"), (b"0", b"-"), (b"true", b"True"))
+    )
     return data.replace(old, new, rng.choice((1, -1)))
 
 
@@ -205,7 +211,10 @@ def _junk(rng: random.Random, data: bytes) -> bytes:
 
 
 def _other_kind(rng: random.Random, data: bytes) -> bytes:
-    return rng.choice((b"PK\x03\x04", b"\x1f\x8b\x08\0", b"PAR1", b"\x80\x04.", b"<html>", b"%PDF-1.4", b"\x89PNG\r\n")) + data[4:]
+    return (
+        rng.choice((b"PK\x03\x04", b"\x1f\x8b\x08\0", b"PAR1", b"\x80\x04.", b"<html>", b"%PDF-1.4", b"\x89PNG\r\n"))
+        + data[4:]
+    )
 
 
 _BYTES: tuple[Callable[[random.Random, bytes], bytes], ...] = (

@@ -36,7 +36,18 @@ from ensemw2s.report.terminal import terminal_table
 from ensemw2s.report.write import write_report
 
 # What a run writes into its folder, and may write again.
-_PRODUCTS = ("results.json", "run.json", "row_scores.parquet", "labels.jsonl", "ensemble", "student", "report.html", "scores.csv", "plots", "events.jsonl")
+_PRODUCTS = (
+    "results.json",
+    "run.json",
+    "row_scores.parquet",
+    "labels.jsonl",
+    "ensemble",
+    "student",
+    "report.html",
+    "scores.csv",
+    "plots",
+    "events.jsonl",
+)
 
 
 def of_a_run(name: str) -> bool:
@@ -67,7 +78,11 @@ class Stores:
             ("explain", lambda: explain(least_config(), store=store), lambda name: False),
             ("list", lambda: [list(entries(store)), list(damaged_entries(store))], lambda name: False),
             ("prune", lambda: prune(store, broken=True), lambda name: False),
-            ("prune", lambda: [prune(store, unfinished=True), prune(store, stage="answers", older_than_days=0.0)], lambda name: False),
+            (
+                "prune",
+                lambda: [prune(store, unfinished=True), prune(store, stage="answers", older_than_days=0.0)],
+                lambda name: False,
+            ),
         ]
         name, call, may_change = rng.choice(ways)
         # A store is the program's own; only reading it must leave it as it is.
@@ -110,7 +125,17 @@ class Stores:
         for stage in sorted(path for path in store.glob("*/*") if path.is_dir()):
             if rng.random() < 0.5:
                 lock = stage.with_name(f"{stage.name}.lock")
-                junk = (b"", b"{", b"[]", b"null", b"\xff", b'{"pid": "x"}', b'{"pid": -1, "host": 3}', b'{"pid": 99999999999999999999}', b"[" * 5000)
+                junk = (
+                    b"",
+                    b"{",
+                    b"[]",
+                    b"null",
+                    b"\xff",
+                    b'{"pid": "x"}',
+                    b'{"pid": -1, "host": 3}',
+                    b'{"pid": 99999999999999999999}',
+                    b"[" * 5000,
+                )
                 lock.write_bytes(rng.choice(junk))
                 os.utime(lock, (long_ago, long_ago))
         return "garbage locks"
@@ -138,7 +163,12 @@ class Outputs:
             run = copy_of(self.home / "run", folder / "run")
             what = self.spoil(rng, run, "results.json")
             full = rng.random() < 0.08
-            return Case(f"report: {what}", lambda: self.report(run, full), [run], lambda name: name.startswith(("report.html", "scores.csv", "plots")))
+            return Case(
+                f"report: {what}",
+                lambda: self.report(run, full),
+                [run],
+                lambda name: name.startswith(("report.html", "scores.csv", "plots")),
+            )
         study = copy_of(self.home / "study", folder / "study")
         what = self.spoil(rng, study, "study.json") if kind == "study" else mutate_folder(rng, study)
         if kind == "study":
@@ -146,7 +176,9 @@ class Outputs:
         store = copy_of(self.home / "study-store", folder / "store")
         # A cell whose record does not fit is run again over its own files.
         mine = ("cells", "study.json")
-        return Case(f"study again: {what}", lambda: self.study_again(folder, store), [study], lambda name: name.startswith(mine))
+        return Case(
+            f"study again: {what}", lambda: self.study_again(folder, store), [study], lambda name: name.startswith(mine)
+        )
 
     @staticmethod
     def spoil(rng: random.Random, folder: Path, main: str) -> str:
@@ -186,7 +218,9 @@ class Outputs:
     def study_again(folder: Path, store: Path) -> None:
         """The same study over what is left."""
         summary = run_study(load_study(study_file(folder)), folder / "study", store=store)
-        assert not summary["failed"] or all("Error" not in entry["error"].split(":")[0] for entry in summary["failed"]), summary["failed"]
+        assert not summary["failed"] or all(
+            "Error" not in entry["error"].split(":")[0] for entry in summary["failed"]
+        ), summary["failed"]
 
 
 class Labels:
@@ -197,7 +231,9 @@ class Labels:
     def prepare(self, base: Path) -> None:
         """A finished labelling of a few questions."""
         self.machine = Machine(device="cpu", store=base / "label-store")
-        self.rows = [Row(f"q{n}", f"how many a in {'a' * n} b", choices=("1", "2") if n % 2 else None) for n in range(5)]
+        self.rows = [
+            Row(f"q{n}", f"how many a in {'a' * n} b", choices=("1", "2") if n % 2 else None) for n in range(5)
+        ]
         self.home = base / "labels"
         if not (self.home / "_report.json").is_file():
             label("w2s-weak", self.rows, f"{self.home}/", soft_top_k=2, machine=self.machine)
@@ -213,7 +249,9 @@ class Labels:
         if way == "soft":
             return Case(f"soft: {what}", lambda: read_soft_targets(labels), [folder])
         restart = way == "restart"
-        return Case(f"{way}: {what}", lambda: self.again(labels, restart), [folder], lambda name: name.startswith("labels"))
+        return Case(
+            f"{way}: {what}", lambda: self.again(labels, restart), [folder], lambda name: name.startswith("labels")
+        )
 
     def again(self, labels: Path, restart: bool) -> None:
         """Gone on with, it ends complete and readable."""

@@ -31,8 +31,15 @@ def least_config(*more: str) -> Config:
 def study_file(base: Path) -> Path:
     """A study of two seeds of it."""
     path = base / "study.yaml"
-    settings = {key: json.loads(value) if value.isdigit() else value for key, _, value in (s.partition("=") for s in LEAST)}
-    settings |= {"systems": ["weak", "student", "ceiling"], "weak_epochs": [1.0], "data.families": ["count"], "evaluation.staged": False}
+    settings = {
+        key: json.loads(value) if value.isdigit() else value for key, _, value in (s.partition("=") for s in LEAST)
+    }
+    settings |= {
+        "systems": ["weak", "student", "ceiling"],
+        "weak_epochs": [1.0],
+        "data.families": ["count"],
+        "evaluation.staged": False,
+    }
     path.write_text(json.dumps({"name": "least", "base": "tiny", "set": settings, "grid": {"seed": [0, 1]}}))
     return path
 

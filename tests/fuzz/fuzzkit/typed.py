@@ -88,7 +88,9 @@ class Typed:
             what += f"; {mutate_folder(rng, folder, lambda path: path.name != 'mine.txt')}"
         words = self.words(rng)
         out = next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "--out"), "")
-        return Case(f"{short(words)} with {what}", lambda: self.call(words, folder), [folder], self.may_change(words, out))
+        return Case(
+            f"{short(words)} with {what}", lambda: self.call(words, folder), [folder], self.may_change(words, out)
+        )
 
     @staticmethod
     def may_change(words: list[str], out: str) -> object:
@@ -132,11 +134,37 @@ class Typed:
         """Words without a name."""
         if verb in ("run", "explain"):
             found = rng.choice(([], ["config.yaml"], ["tiny"], ["zzz"], ["rows.jsonl"], ["run"], [""]))
-            override = rng.choice(("seed=3", "boost.rounds=x", "systems=[]", "rule=zzz", "data.source=rows.jsonl", "a.b=1", "=", "device=cuda:9", "models.weak=run"))
+            override = rng.choice(
+                (
+                    "seed=3",
+                    "boost.rounds=x",
+                    "systems=[]",
+                    "rule=zzz",
+                    "data.source=rows.jsonl",
+                    "a.b=1",
+                    "=",
+                    "device=cuda:9",
+                    "models.weak=run",
+                )
+            )
             least = ["split.weak_train=4", "split.pool=4", "split.validation=2", "models.strong=w2s-weak"]
-            return [*(found or ["tiny"] if verb == "explain" else found), *(least if rng.random() < 0.9 else []), *([override] if rng.random() < 0.7 else [])]
+            return [
+                *(found or ["tiny"] if verb == "explain" else found),
+                *(least if rng.random() < 0.9 else []),
+                *([override] if rng.random() < 0.7 else []),
+            ]
         if verb == "study":
-            return rng.choice((["study.yaml"], ["tiny"], ["zzz"], ["config.yaml"], ["study.yaml", "rule=zzz"], ["study.yaml", "seed=1"], []))
+            return rng.choice(
+                (
+                    ["study.yaml"],
+                    ["tiny"],
+                    ["zzz"],
+                    ["config.yaml"],
+                    ["study.yaml", "rule=zzz"],
+                    ["study.yaml", "seed=1"],
+                    [],
+                )
+            )
         if verb == "cache":
             return [rng.choice(("list", "verify", "prune", "zzz"))]
         if verb == "report":
@@ -151,9 +179,24 @@ class Typed:
         if name in _FILES:
             return rng.choice(("rows.jsonl", "rows.jsonl", "rows.jsonl", "zzz.jsonl", "full", "mine.json"))
         if name in _MODELS:
-            return rng.choice(("w2s-weak", "w2s-weak", "run/ensemble", "run/student", "full", "zzz", "mine.json", "run"))
+            return rng.choice(
+                ("w2s-weak", "w2s-weak", "run/ensemble", "run/student", "full", "zzz", "mine.json", "run")
+            )
         if name == "--out":
-            return rng.choice(("new", "new/", "new.jsonl", "new.csv", "new.parquet", "full", "mine.json", "run", "a/b/c", "rows.jsonl/x"))
+            return rng.choice(
+                (
+                    "new",
+                    "new/",
+                    "new.jsonl",
+                    "new.csv",
+                    "new.parquet",
+                    "full",
+                    "mine.json",
+                    "run",
+                    "a/b/c",
+                    "rows.jsonl/x",
+                )
+            )
         if name == "--store":
             return rng.choice(("store", "store", "full", "mine.json", "zzz"))
         return rng.choice(GOOD[name])
