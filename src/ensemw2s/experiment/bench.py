@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ class StoredBench:
     def _stage(self, name: str, title: str, inputs: Mapping[str, Any], build: Any) -> StageResult:
         title = f"{self.purpose}: {title}" if self.purpose else title
 
+        @wraps(build)  # what it is marked with counts for the store
         def built(folder: Path) -> None:
             self.reporter.started(title)
             build(folder)
