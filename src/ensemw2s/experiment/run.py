@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ensemw2s import parallel
 from ensemw2s.artifacts import write_json, write_jsonl
 from ensemw2s.data.splits import Splits
+from ensemw2s.data.stream import own_columns
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.experiment.bench import StoredBench
@@ -171,7 +172,7 @@ def _write_products(folder: Path, outcome: Outcome, bench: StoredBench) -> None:
     if "ensemble" in outcome.labels:
         labels = outcome.labels["ensemble"]
         records = [
-            label_record(row.raw or {"id": row.id, "question": row.question}, row.id, labels[row.id])
+            label_record(own_columns(row) or {"id": row.id, "question": row.question}, row.id, labels[row.id])
             for row in outcome.splits.pool
         ]
         write_jsonl(folder / "labels.jsonl", records)

@@ -153,7 +153,19 @@ def load_model(
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(f"the weights in {folder} lack {len(missing)} tensors of the model, such as {missing[0]}")
+    _check_end(model, folder)
     return model.to(target).eval()
+
+
+def _check_end(model: Any, folder: Path) -> None:
+    """The end tokens of ``generation_config.json`` are ids; transformers takes anything."""
+    given = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = given if isinstance(given, list) else [given]
+    if given is not None and not all(isinstance(end, int) and not isinstance(end, bool) and end >= 0 for end in listed):
+        raise ModelError(
+            f"{folder / 'generation_config.json'}: eos_token_id must be a token's id or a list of ids, got "
+            f"{shown(given)}; copy the folder again"
+        )
 
 
 def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fuzzkit.engine import Case
-from fuzzkit.mutate import at, damaged, mutated, paths, short, value
 
 from ensemw2s.artifacts import canonical_json
 from ensemw2s.experiment.config import Config, build_config
@@ -17,6 +15,8 @@ from ensemw2s.experiment.presets import load_config, preset_names, read_preset
 from ensemw2s.experiment.run import default_out
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.methods.systems import build_order
+from fuzzkit.engine import Case
+from fuzzkit.mutate import at, damaged, mutated, paths, short, value
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

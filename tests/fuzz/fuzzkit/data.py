@@ -12,9 +12,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-from fuzzkit.engine import Case
-from fuzzkit.mutate import as_json, damaged, mutated, short, value
-
 from ensemw2s.api.rows import as_labelled
 from ensemw2s.artifacts import canonical_json
 from ensemw2s.data.difficulty import rate_by
@@ -28,6 +25,8 @@ from ensemw2s.errors import DataError, EnsemW2SError
 from ensemw2s.experiment.config import build_config
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.models.loading import context_length, load_model, load_tokenizer
+from fuzzkit.engine import Case
+from fuzzkit.mutate import as_json, damaged, mutated, short, value
 
 SUFFIXES = (".jsonl", ".jsonl", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".ndjson")
 _CELLS = (

@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuzzkit.engine import Case
-from fuzzkit.folders import mutate_folder, spoil_evil, spoil_safetensors
-from fuzzkit.mutate import short, value
-from fuzzkit.tiny import copy_of, finished_run
 
 from ensemw2s.artifacts import CHECKSUMS, atomic_folder, write_checksums
 from ensemw2s.data.formatting import TaskFormat
@@ -26,6 +22,10 @@ from ensemw2s.models.adapters import LoraSettings, add_lora, load_expert, save_a
 from ensemw2s.models.checks import check_model_folder
 from ensemw2s.models.classes import ClassSpec, load_class_model, open_class_model, save_class_model
 from ensemw2s.models.loading import MODELS, load_model, load_tokenizer
+from fuzzkit.engine import Case
+from fuzzkit.folders import mutate_folder, spoil_evil, spoil_safetensors
+from fuzzkit.mutate import short, value
+from fuzzkit.tiny import copy_of, finished_run
 
 _KINDS = ("model", "model", "adapter", "ensemble", "ensemble", "lora ensemble", "student", "classifier", "name")
 _SPEC = ClassSpec(("no", "yes"), "classifier", None, 0)

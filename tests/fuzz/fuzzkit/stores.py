@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import rich.console
-from fuzzkit.engine import Case
-from fuzzkit.folders import mutate_folder, spoil_json
-from fuzzkit.mutate import damaged
-from fuzzkit.tiny import copy_of, finished_run, least_config, study_file
 
 from ensemw2s.api import label
 from ensemw2s.artifacts import read_json
@@ -34,6 +30,10 @@ from ensemw2s.report.study import read_study, study_csv, study_html, terminal_st
 from ensemw2s.report.tables import scores_csv
 from ensemw2s.report.terminal import terminal_table
 from ensemw2s.report.write import write_report
+from fuzzkit.engine import Case
+from fuzzkit.folders import mutate_folder, spoil_json
+from fuzzkit.mutate import damaged
+from fuzzkit.tiny import copy_of, finished_run, least_config, study_file
 
 # What a run writes into its folder, and may write again.
 _PRODUCTS = (

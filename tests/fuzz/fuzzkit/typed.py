@@ -10,13 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ensemw2s.errors import ConfigError
 from fuzzkit.data import records, text_of_rows
 from fuzzkit.engine import LONGEST, Case
 from fuzzkit.folders import mutate_folder
 from fuzzkit.mutate import damaged, mutated, short, value
 from fuzzkit.tiny import copy_of, finished_run
-
-from ensemw2s.errors import ConfigError
 
 # Options that take a value, by what it is; FLAGS take none.
 _FILES = ("--train", "--in", "--data", "--held-out", "--validation")
@@ -222,7 +221,7 @@ class Typed:
         app = door.app
         app.registered_commands, app.registered_groups = [], []
         old_words, old_folder, old_store = sys.argv, Path.cwd(), os.environ.get("ENSEMW2S_CACHE")
-        out, errors = _Terminal(), _Terminal()
+        out, errors = _Terminal("strict"), _Terminal("backslashreplace")
         install, interrupts.install = interrupts.install, lambda: None
         try:
             sys.argv = ["ensemw2s", *words]
@@ -259,10 +258,10 @@ class Processes(Typed):
 
 
 class _Terminal(io.TextIOWrapper):
-    """UTF-8, as strict as a real one."""
+    """UTF-8, as a real one: strict on standard output, not on standard error."""
 
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="utf-8", errors="strict", write_through=True)
+    def __init__(self, errors: str) -> None:
+        super().__init__(io.BytesIO(), encoding="utf-8", errors=errors, write_through=True)
 
     def text(self) -> str:
         """What was written."""
