@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from ensemw2s.data.splits import Splits
 from ensemw2s.ensemble.decoding import generate
 from ensemw2s.ensemble.experts import end_tokens
 from ensemw2s.experiment import bench as bench_module
+from ensemw2s.experiment import identity as identity_module
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.config import Config, build_config, merge
 from ensemw2s.experiment.identity import (
@@ -326,6 +328,17 @@ def test_a_setting_changes_the_stages_it_should_and_no_other(path: str, base: di
     assert new == expected
 
 
+def test_what_one_kind_of_training_alone_depends_on(tmp_path: Path) -> None:
+    """Soft labels are read in a context that the other model decides too; adapters are made by PEFT."""
+    spy = asked(build_config(BASES["soft"]), tmp_path)
+    inputs, context = spy.inputs, spy._shared_context()
+    softly = [one for one in inputs[STRONG] if "soft" in one]
+    assert softly
+    assert all(one["context"] == context and "context" not in other for one in softly for other in inputs[WEAK])
+    assert {one["lora"]["peft"] for one in inputs[STRONG]} == {importlib.metadata.version("peft")}
+    assert {one["lora"] for one in inputs[WEAK]} == {None}
+
+
 # -- data ------------------------------------------------------------------------------------------------------
 
 
@@ -452,6 +465,14 @@ def test_numerics_hold_what_decides_the_floats() -> None:
     assert set(cpu) == DECIDES_FLOATS
     assert cpu["hardware"] == torch.backends.cpu.get_cpu_capability()
     assert numerics(torch.device("cuda"), "float32")["threads"] is None  # a GPU's sums do not know of CPU threads
+
+
+def test_processes_that_share_a_step_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = numerics(torch.device("cpu"), "float32")
+    monkeypatch.setattr(identity_module.parallel, "world", lambda: 2)
+    shared = numerics(torch.device("cpu"), "float32")
+    assert {key: value for key, value in shared.items() if key in alone} == alone
+    assert {key: shared[key] for key in shared.keys() - alone.keys()} == {"processes": 2, "sharding": "ddp"}
 
 
 FLOATS = """

@@ -512,6 +512,19 @@ def test_upkeep_of_a_url(url: str, elsewhere) -> None:  # type: ignore[no-untype
     assert Remote(url).files() == {}
 
 
+def test_explain_looks_at_a_url(url: str, elsewhere) -> None:  # type: ignore[no-untyped-def]
+    from ensemw2s.experiment.explain import _Looking, _Missing
+
+    Store(url, {"dtype": "float32"}).stage("expert", 1, {"n": 1, "seed": 0}, make("a", []))
+    elsewhere()
+    looking = _Looking(url, {"dtype": "float32"})
+    assert looking.stage("expert", 1, {"n": 1, "seed": 0}, make("x", [])).reused
+    elsewhere()
+    with pytest.raises(_Missing) as end:
+        _Looking(url, {"dtype": "float32"}).stage("expert", 1, {"n": 1, "seed": 5}, make("x", []))
+    assert end.value.args == ("expert", "changed: seed 0 -> 5")
+
+
 def test_the_cache_verb_and_the_environment_take_a_url(tmp_path: Path) -> None:
     url = (tmp_path / "far").as_uri()
     Store(url).stage("expert", 1, {"n": 1}, make("a", []))
