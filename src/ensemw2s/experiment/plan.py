@@ -11,11 +11,11 @@ from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.opening import Machine, open_members
+from ensemw2s.experiment.planning.measure import timed_training
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.methods.systems import SYSTEMS, build_order
 from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_size
-from ensemw2s.training.finetune import fine_tune
 from ensemw2s.training.settings import TrainSettings
 
 _STEPS, _ROWS = 4, 64
@@ -41,10 +41,7 @@ def training_cost(
     tokenizer = load_tokenizer(model_name, trust_remote_code=machine.trust_remote_code)
     encoded = encode_rows(rows, tokenizer, task_format, context_length(model)).rows
     tokens = int(training.epochs * sum(len(row.input_ids) for row in encoded))
-    pad = padding_token(tokenizer)
-    probe = dataclasses.replace(training, max_steps=_STEPS, epochs=max(training.epochs, 1.0))
-    fine_tune(model, encoded, dataclasses.replace(probe, max_steps=1), seed=0, pad_token_id=pad)  # warm
-    done = fine_tune(model, encoded, probe, seed=0, pad_token_id=pad)
+    done = timed_training(model, encoded, training, _STEPS, padding_token(tokenizer))
     return Cost(model_size(model), len(encoded), tokens, tokens * done.seconds / max(done.tokens, 1))
 
 

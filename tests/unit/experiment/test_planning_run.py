@@ -64,13 +64,14 @@ def test_planned_tokens_are_those_of_training(ran: tuple[Plan, Path]) -> None:
     works = [stage.work for stage in plan.stages if stage.work.kind == "train"]
     planned = sorted((work.load.steps, work.load.tokens, work.load.answers) for work in works)
     # Labels of the pool and what later rounds draw are not known before; everything else is exact.
-    exact = [w for w in works if not w.needs or w.system == "ensemble" and w.number == min(
-        x.number for x in works if x.system == "ensemble")]  # fmt: skip
+    exact = [w for w in works if not w.needs or (w.system == "ensemble" and w.number == min(
+        x.number for x in works if x.system == "ensemble"))]  # fmt: skip
     assert len(exact) >= 4
     for work in exact:
         assert (work.load.steps, work.load.tokens, work.load.answers) in found
     assert [steps for steps, _, _ in planned] == [steps for steps, _, _ in found]
-    assert sum(tokens for _, tokens, _ in planned) == pytest.approx(sum(tokens for _, tokens, _ in found), rel=0.01)
+    # labels are as long as the gold answers, give or take
+    assert sum(tokens for _, tokens, _ in planned) == pytest.approx(sum(tokens for _, tokens, _ in found), rel=0.04)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,9 @@ def trained_weights(shape: ModelShape) -> Memory:
     return Memory(frozen + 4.0 * shape.trainable, 4.0 * shape.trainable, 8.0 * shape.trainable)
 
 
+_TRACED: dict[Any, int] = {}  # peaks by model and size of the pass: plans of one process share them
+
+
 class Gauge:
     """Memory of works; passes of equal size are traced once.
 
@@ -59,7 +62,8 @@ class Gauge:
         self, configs: Mapping[ModelRole, Any], shapes: Mapping[ModelRole, ModelShape], lora: LoraSettings
     ) -> None:
         self.configs, self.shapes, self.lora = configs, shapes, lora
-        self._traced: dict[Any, int] = {}
+        self._named = {role: config.to_json_string(use_diff=False) for role, config in configs.items()}
+        self._traced = _TRACED
 
     def of(self, work: Work, *, checkpointing: bool | None = None, rows: int | None = None) -> Memory:
         """What a work holds.
@@ -92,7 +96,7 @@ class Gauge:
         some = min(rows or count, count)
         answers = max(1, round(answers * some / count))
         again = work.settings.gradient_checkpointing if checkpointing is None else checkpointing
-        key = (work.role, "train", some, length, answers, again)
+        key = (self._named[work.role], shape.dtype, shape.tuning, self.lora, some, length, answers, again)
         if key not in self._traced:
             self._traced[key] = training_peak(
                 self.configs[work.role], shape.dtype, shape.tuning, self.lora, rows=some, length=length,
@@ -101,7 +105,7 @@ class Gauge:
         return dataclasses.replace(held, activations=max(0.0, self._traced[key] - held.gradients))
 
     def _reading(self, work: Work, rows: int, length: int, answers: int, cached: bool = False) -> int:
-        key = (work.role, cached, rows, length, answers)
+        key = (self._named[work.role], self.shapes[work.role].dtype, cached, rows, length, answers)
         if key not in self._traced:
             self._traced[key] = reading_peak(
                 self.configs[work.role], self.shapes[work.role].dtype, rows=rows, length=length, answers=answers,
