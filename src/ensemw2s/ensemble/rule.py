@@ -5,6 +5,7 @@ Who writes a rule needs this; who uses one opens it by ``combine.open_rule``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ CombineRule = Callable[[Tensor, Tensor], Tensor]
 State = Mapping[str, Any]
 
 
-class Rule:
+class Rule(ABC):
     """A rule that needs more than the distributions at one position. Made without arguments, and keeps nothing.
 
     Attributes:
@@ -32,6 +33,7 @@ class Rule:
     needs_prefix: bool = False
     fitting: Literal["no", "can", "must"] = "no"
 
+    @abstractmethod
     def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """The mixture ``[m, vocab]``, log-probabilities.
 
@@ -41,11 +43,16 @@ class Rule:
             prefix: ``[expert, m]``, where ``needs_prefix``.
             state: what ``load`` made of what ``fit`` returned.
         """
-        raise NotImplementedError
 
     def fit(self, evidence: Sequence[ExpertTokens], alphas: Sequence[float], seed: int) -> dict[str, Any]:
-        """JSON data (finite numbers) from what every expert makes of held-out labelled rows."""
-        raise NotImplementedError
+        """JSON data (finite numbers) from what every expert makes of held-out labelled rows.
+
+        Raises:
+            ConfigError: this rule has nothing to fit.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot be fitted: give the rule a method 'fit', or leave its 'fitting' at \"no\""
+        )
 
     def load(self, state: State) -> Any:
         """What ``mix`` gets as its state: read from JSON data once, when the rule is opened. As it is, if not replaced.

@@ -105,6 +105,22 @@ def test_a_plug_in_in_either_form(monkeypatch: pytest.MonkeyPatch) -> None:
         RULES.register("mean")(first_only)
 
 
+def test_a_plug_in_that_lacks_a_part_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RULES, "_items", dict(RULES._items))
+
+    @RULES.register("unfinished")
+    class Unfinished(Rule):
+        fitting = "can"
+
+        def mix(self, log_probs, alphas, prefix, state):  # type: ignore[no-untyped-def]
+            return log_probs[0]
+
+    with pytest.raises(ConfigError, match="Unfinished cannot be fitted: give the rule a method 'fit'"):
+        fit_rule("unfinished", [table(1.0)], [1])
+    with pytest.raises(TypeError, match=r"abstract.*mix"):
+        type("Empty", (Rule,), {})()
+
+
 def test_a_plug_in_that_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its state is read once, when the rule is opened."""
     monkeypatch.setattr(RULES, "_items", dict(RULES._items))
