@@ -39,7 +39,8 @@ def canonical_json(value: Any) -> str:
 
 def fingerprint(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    # A file's name may hold bytes that are no UTF-8, which Python keeps as half surrogates.
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -16,7 +16,7 @@ from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import is_data_file, write_records
 from ensemw2s.data.stream import check_file, stream_rows
 from ensemw2s.ensemble.combine import open_rule
-from ensemw2s.errors import ConfigError, DataError
+from ensemw2s.errors import ConfigError, DataError, shown
 from ensemw2s.evaluation.intervals import RESAMPLES, is_at_chance, score_interval
 from ensemw2s.evaluation.metrics import METRICS, chance_level
 from ensemw2s.experiment.identity import versions
@@ -183,6 +183,10 @@ def generate(
     """
     if not prompt.strip():
         raise DataError("the prompt is empty: give a question")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:  # bytes of the terminal that are no UTF-8
+        raise DataError(f"the prompt {shown(prompt)} is no Unicode text: type it in UTF-8") from error
     opened = open_members(str(model), machine or Machine(), reporter or Reporter())
     if opened.task.kind == "binary" and opened.task.head == "classifier":
         raise ConfigError(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from ensemw2s.data.rows import Row
-from ensemw2s.errors import ConfigError, DataError, nearest
+from ensemw2s.errors import ConfigError, DataError, nearest, shown
 
 Normalisation = Literal["default", "exact", "number", "choice"]
 TooLong = Literal["cut", "drop"]
@@ -155,6 +155,8 @@ class TaskFormat:
         Raises:
             ConfigError: an unknown key, or a value out of range.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a task format is an object of settings, got {shown(values)}")
         known = {field.name for field in dataclasses.fields(cls)}
         for key in values:
             if key not in known:

@@ -27,7 +27,7 @@ from ensemw2s.artifacts import (
 )
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.ensemble.combine import check_alphas, open_rule
-from ensemw2s.errors import CacheError, ConfigError, ModelError
+from ensemw2s.errors import CacheError, ConfigError, ModelError, shown
 from ensemw2s.models.hub import ensemble_snapshot
 from ensemw2s.models.loading import load_tokenizer, quiet, resolve_model
 from ensemw2s.models.vocabulary import check_same_vocabulary
@@ -94,6 +94,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder} has format {settings['format_version']}, this program reads {FORMAT_VERSION}: update it"
         )
+    if not isinstance(settings["base"], str):
+        raise ModelError(f"{folder / ENSEMBLE_FILE}: base must be a model's name, got {shown(settings['base'])}")
     _check_members(folder, settings["alphas"], settings["experts"])
     _check_rule(folder, settings["rule"], settings.get("rule_state"))
     return settings

@@ -19,7 +19,8 @@ from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.shelf import BenchSettings
 from ensemw2s.experiment.store import Store, default_store
 from ensemw2s.methods.bench import Expert, Members
-from ensemw2s.models.adapters import LoraSettings
+from ensemw2s.models.adapters import LoraSettings, adapter_base
+from ensemw2s.models.checks import read_model_json
 from ensemw2s.models.devices import resolve_device
 from ensemw2s.models.loading import is_adapter_folder, load_tokenizer, model_folder
 
@@ -79,7 +80,7 @@ class Task:
         for name, allowed in (("kind", ("generation", "binary")), ("head", ("tokens", "classifier"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(
-                    f"unknown task {name} '{getattr(self, name)}': {nearest(getattr(self, name), allowed)}"
+                    f"unknown task {name} '{getattr(self, name)}': {nearest(str(getattr(self, name)), allowed)}"
                 )
 
     def rows(self, rows: Sequence[Row], seed: int) -> list[Row]:
@@ -140,11 +141,11 @@ def open_members(
         return Opened(bench, members, form, origin, task)
     if folder.is_dir() and (folder / CHECKSUMS).is_file():
         _verify(folder)
-    task = _task(read_json(folder / ORIGIN_FILE)) if (folder / ORIGIN_FILE).is_file() else Task()
+    task = _task(read_model_json(folder / ORIGIN_FILE)) if (folder / ORIGIN_FILE).is_file() else Task()
     adapter = is_adapter_folder(folder)
     if not adapter:
         model_folder(name, trust_remote_code=trust)
-    base = str(read_json(folder / "adapter_config.json")["base_model_name_or_path"]) if adapter else name
+    base = adapter_base(folder) if adapter else name
     bench = machine.bench(base, base, form, reporter, label_by=label_by, task=task.kind, head=task.head)
     if adapter:
         bench.shelf.use_tokenizer("strong", load_tokenizer(folder))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ensemw2s.errors import ConfigError, ModelError
+from ensemw2s.errors import ConfigError, ModelError, shown
 from ensemw2s.models.checks import is_adapter_folder, read_model_json
 from ensemw2s.models.loading import load_model, model_folder, quiet, writing
 from ensemw2s.seeds import derive_seed
@@ -187,11 +187,22 @@ def load_expert(
     path = model_folder(folder, trust_remote_code=trust_remote_code)
     if not is_adapter_folder(path):
         return load_model(path, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    name = base or read_model_json(path / "adapter_config.json").get("base_model_name_or_path")
-    if not name:
-        raise ModelError(f"the adapter in {path} names no base model: give it")
-    model = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    model = load_model(base or adapter_base(path), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return load_adapter(model, path, trainable=trainable)
+
+
+def adapter_base(folder: Path) -> str:
+    """What an adapter's configuration says it was trained on.
+
+    Raises:
+        ModelError: nothing, or something that is no name.
+    """
+    name = read_model_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ModelError(
+            f"the adapter in {folder} names no base model (base_model_name_or_path is {shown(name)}): give it"
+        )
+    return name
 
 
 def _cuda_devices(model: torch.nn.Module) -> list[int]:
