@@ -328,3 +328,14 @@ def test_waits_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(waits) == 8
     for number, wait in enumerate(waits):
         assert min(2.0**number, 30.0) <= wait <= min(1.25 * 2.0**number, 30.0)
+
+
+def test_what_passes_is_seen_behind_the_hubs_own_errors() -> None:
+    def raised(error: Exception, cause: Exception) -> Exception:
+        error.__cause__ = cause
+        return error
+
+    assert network.passing(raised(FileNotFoundError("not in the cache"), TimeoutError("slow")))
+    assert not network.passing(raised(FileNotFoundError("not in the cache"), ValueError("wrong")))
+    assert network.passing(OSError("Consistency check failed: file should be of size 4 but has size 2"))
+    assert not network.passing(ValueError("wrong"))
