@@ -77,9 +77,12 @@ def training_load(
     """
     flat = flatten_rows(encoded, weights, 0)
     steps = count_steps(settings, max(1, round(len(flat) * factor)))
-    sample = min(steps, count_steps(dataclasses.replace(settings, max_steps=None), len(flat)))
+    endless = dataclasses.replace(settings, max_steps=None)
+    sample = min(steps, count_steps(endless, len(flat)))
     load = _trained(flat, settings, seed, sample)
-    load = load.times(steps / sample) if steps > sample else load
+    # A last batch of a sample may be short: rows scale by their number, and by steps only where these are limited.
+    limited = steps < count_steps(endless, max(1, round(len(flat) * factor)))
+    load = load.times(steps / sample if limited else factor)
     return dataclasses.replace(load, steps=steps)
 
 
