@@ -1,0 +1,188 @@
+"""The API as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from ensemw2s.data.encoding import padding_token
+from ensemw2s.ensemble.combine import expert_weights
+from ensemw2s.ensemble.continuous import Batch
+from ensemw2s.ensemble.model import Ensemble
+from ensemw2s.errors import ModelError
+from ensemw2s.server import schemas
+from ensemw2s.server.asks import Room, check_model
+from ensemw2s.server.chat import Chatting
+from ensemw2s.server.completions import Completing
+from ensemw2s.server.engine import Engine
+from ensemw2s.server.errors import ApiError, add_handlers
+from ensemw2s.server.gate import Gate
+from ensemw2s.server.limits import Keys, Limits
+from ensemw2s.server.metrics import Metrics
+from ensemw2s.server.serving import admit, streamed, whole
+from ensemw2s.server.telling import Teller, as_json
+from ensemw2s.server.texts import Texts
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.ErrorBody, "description": said}
+    for status, said in (
+        (400, "The request is wrong."), (401, "No key, or a wrong one."), (404, "No such model."),
+        (413, "The body is too large."), (429, "The queue is full; Retry-After says when to come back."),
+        (500, "The server failed."), (503, "The server is closing."), (504, "It took too long."),
+    )
+}  # fmt: skip
+_EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks, with stream."}}}
+
+
+class Service:
+    """What the routes share.
+
+    Args:
+        ensemble: with its tokenizer.
+        name: what the API calls it.
+        limits: of the server.
+        chat: how conversations become prompts, see ``Texts``.
+
+    Raises:
+        ModelError: an ensemble without a tokenizer.
+        ConfigError: an unusable ``chat``.
+    """
+
+    def __init__(self, ensemble: Ensemble, name: str, limits: Limits, chat: str = "auto") -> None:
+        if ensemble.tokenizer is None:
+            raise ModelError("this ensemble has no tokenizer: set ensemble.tokenizer before it is served")
+        self.ensemble, self.name, self.limits = ensemble, name, limits
+        self.metrics = Metrics()
+        self.engine = Engine(self._batch, rows=limits.rows, queue=limits.queue, metrics=self.metrics)
+        self.texts = Texts(ensemble, chat)
+        self._spoken = self.texts.twin()
+        weights = expert_weights(ensemble.alphas, ensemble.bank.size).tolist()
+        self._teller = Teller(self.texts, weights)
+        self._room = Room(limits, self.engine.context, ensemble.bank.vocabulary, self.engine.largest)
+        self.prepare = ThreadPoolExecutor(1, "ensemw2s-prepare")
+        self.created = int(time.time())
+
+    def _batch(self) -> Batch:
+        found = self.ensemble
+        pad = padding_token(found.tokenizer)
+        return Batch(found.bank, found.alphas, found.mixing, pad_token_id=pad, rows=self.limits.rows)
+
+    async def off_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Texts, tokens and large responses are handled in a thread of their own."""
+        return await asyncio.get_running_loop().run_in_executor(self.prepare, functools.partial(work, *arguments))
+
+    async def answer(self, kind: type[Completing] | type[Chatting], body: Any, request: Request) -> Response:
+        """A request of either kind."""
+        check_model(body, self.name)
+        made = await self.off_loop(kind, body, self.texts, self._spoken, self._room, self._teller, self.name)
+        ticket = admit(self.engine, made.works)
+        if body.stream:
+            return streamed(ticket, self.limits.seconds, made.first(), made.chunks, made.last)
+        found = await whole(request, ticket, self.limits.seconds)
+        if isinstance(found, Response):
+            return found
+        told = await self.off_loop(lambda: as_json(made.response(found)))
+        return Response(told, media_type="application/json")
+
+    def model(self) -> dict[str, Any]:
+        """As ``/v1/models`` tells it."""
+        bank = self.ensemble.bank
+        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "ensemw2s",
+                "experts": bank.size, "rule": self.ensemble.rule, "context_length": self.engine.context}  # fmt: skip
+
+
+def create_app(
+    ensemble: Ensemble, name: str, *, limits: Limits | None = None, keys: Keys | None = None, chat: str = "auto"
+) -> FastAPI:
+    """The application; its engine runs while its lifespan does, and is found in ``app.state.service``.
+
+    Args:
+        ensemble: with its tokenizer; also one model alone, see ``opening``.
+        name: what the API calls it.
+        limits: of the server.
+        keys: that are let in; None lets everybody in.
+        chat: how conversations become prompts: "auto", "template" or "format".
+
+    Raises:
+        ModelError: an ensemble without a tokenizer.
+        ConfigError: an unusable ``chat``.
+    """
+    limits, keys = limits or Limits(), keys or Keys([])
+    service = Service(ensemble, name, limits, chat)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.engine.close)
+            service.prepare.shutdown(cancel_futures=True)
+
+    # No pages of documentation: they would be fetched from the network. /openapi.json describes everything.
+    app = FastAPI(title="ensemw2s", docs_url=None, redoc_url=None, lifespan=lifespan, responses=_ERRORS)
+    app.state.service = service
+    add_handlers(app)
+    app.add_middleware(Gate, keys=keys, body_bytes=limits.body_bytes, engine=service.engine, metrics=service.metrics)
+    _add_routes(app, service)
+    _describe(app, locked=bool(keys))
+    return app
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/completions", responses={200: {"model": schemas.Completion, "content": _EVENTS}})
+    async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
+        """Texts or token ids go on."""
+        return await service.answer(Completing, body, request)
+
+    @app.post("/v1/chat/completions", responses={200: {"model": schemas.ChatCompletion, "content": _EVENTS}})
+    async def chat_completions(body: schemas.ChatRequest, request: Request) -> Response:
+        """Conversations are answered."""
+        return await service.answer(Chatting, body, request)
+
+    @app.get("/v1/models", responses={200: {"model": schemas.Models}})
+    async def models() -> Response:
+        """What is served."""
+        return JSONResponse({"object": "list", "data": [service.model()]})
+
+    @app.get("/v1/models/{model:path}", responses={200: {"model": schemas.Model}})
+    async def one_model(model: str) -> Response:
+        """One of them."""
+        if model != service.name:
+            raise ApiError(404, f"no such model here: this server has '{service.name}'", code="model_not_found")
+        return JSONResponse(service.model())
+
+    @app.get("/health", responses={200: {"model": schemas.Health}, 503: {"model": schemas.Health}})
+    async def health() -> Response:
+        """Whether requests are taken, and how many are here; 503 while the server closes."""
+        closing, running = service.engine.refusing, service.engine.running
+        told = {"status": "closing" if closing else "ok", "running": running,
+                "waiting": max(0, service.engine.live - running)}  # fmt: skip
+        return JSONResponse(told, 503 if closing else 200)
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service.metrics.text(), media_type=service.metrics.content_type)
+
+
+def _describe(app: FastAPI, *, locked: bool) -> None:
+    """The OpenAPI description, without FastAPI's own form of errors, which no response here has."""
+    described = app.openapi()
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(name, None)
+    if locked:
+        described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"key": []}]
+        described["paths"]["/health"]["get"]["security"] = []
