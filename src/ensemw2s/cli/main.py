@@ -76,6 +76,7 @@ def _register() -> None:
         rate,
         report,
         run,
+        serve,
         student,
         study,
     )
@@ -95,6 +96,7 @@ def _register() -> None:
         listing,
         cache,
         lm_eval,
+        serve,
     )
     for module in modules:
         module.register(app)
