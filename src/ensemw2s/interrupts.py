@@ -37,6 +37,12 @@ def install() -> None:
             signal.signal(number, on_signal)
 
 
+def uninstall() -> None:
+    """Let them kill again."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def on_signal(number: int, frame: FrameType | None) -> None:
     """Raise :class:`Stopped`, or remember it where that is deferred."""
     global _pending

@@ -139,6 +139,7 @@ def _fail(message: str) -> None:
     """One line. Of processes that work together the first that fails tells why; the others fail because it did."""
     if parallel.first_to_fail():
         sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    interrupts.uninstall()  # a launcher ends those that are left, and nothing is left to be said
     raise SystemExit(2)
 
 
