@@ -174,7 +174,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
 def count(number: float) -> str:
     """Three digits and a letter: 12.3M."""
     for limit, letter in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
+        if number >= limit * 0.9995:  # 999,999 is 1M and not 1000k
             value = number / limit
             return f"{value:.0f}{letter}" if value >= 100 else f"{value:.3g}{letter}"
     return f"{number:.0f}"
