@@ -45,6 +45,8 @@ ALLOWED = {
     ("experiment/remote.py", "os.urandom"): "the name of a file that is removed",
     ("experiment/tracking/events.py", "uuid.uuid4"): "a run's id in its log",
     ("experiment/upkeep.py", "uuid.uuid4"): "the name of a folder that is removed",
+    ("server/asks.py", "secrets.randbits"): "the seed of a request that names none, as its callers expect",
+    ("server/telling.py", "uuid.uuid4"): "a request's id",
     ("network.py", "random.uniform"): "how long to wait before the next try",
 }
 
