@@ -144,11 +144,11 @@ def _fail(message: str) -> None:
 
 
 def _resume_hint(number: int) -> None:
-    command = "the same command"
-    if parallel.world() == 1:
-        command = shlex.join(["ensemw2s", *sys.argv[1:]])
+    again = f":\n  {shlex.join(['ensemw2s', *sys.argv[1:]])}"
+    if parallel.world() > 1:  # how it was launched is not known here
+        again = ", launch the same command again"
     if parallel.first_to_fail():
-        sys.stderr.write(f"\nstopped; finished stages are kept. To go on from there:\n  {command}\n")
+        sys.stderr.write(f"\nstopped; finished stages are kept. To go on from there{again}\n")
     raise SystemExit(128 + number)
 
 
