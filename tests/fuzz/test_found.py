@@ -175,6 +175,25 @@ def test_an_integer_that_no_table_holds_is_written_as_text(tmp_path: Path) -> No
     assert read_rows(tmp_path / "rows.parquet")[0].raw["big"] == str(2**64)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "q", "answer": "a", "difficulty": 10**400},
+        {"question": "q", "answer": "a", "context": json.loads("[" * 400 + "]" * 400)},
+    ],
+)
+def test_rows_that_no_number_or_stack_holds(row: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    refusal(lambda: read_rows(tmp_path / "rows.jsonl"), DataError)
+    refusal(lambda: list(stream_rows(tmp_path / "rows.jsonl")), DataError)
+
+
+def test_ids_and_answers_that_are_lists_with_nan_and_dates(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": {"a": Infinity}, "question": ["x", NaN], "answer": [1]}')
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    assert (row.id, row.question, row.answer) == ('{"a":null}', '["x",null]', "[1]")
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet", "rows.jsonl.gz"])
 def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)

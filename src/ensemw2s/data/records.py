@@ -20,6 +20,7 @@ _LINES = (".jsonl", ".jsonlines", ".json-lines", ".ndjson")
 JSONL_SUFFIXES = (*_LINES, *(f"{ending}.gz" for ending in _LINES), ".json.gz")
 CSV_SUFFIXES = (".csv", ".csv.gz")
 _SUFFIXES = (*JSONL_SUFFIXES, *CSV_SUFFIXES, ".parquet")
+_DEEPEST = 100  # levels of a row's JSON
 Record = dict[str, Any]
 
 
@@ -66,21 +67,42 @@ def _json_records(path: Path) -> Iterator[tuple[str, Record]]:
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-            if "\\ud" in line.lower():  # an escape may name half a surrogate pair, which no tokenizer takes
-                json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; save it as UTF-8"
-            ) from error
-        except (ValueError, RecursionError) as error:  # ValueError also stands for numbers of thousands of digits
-            raise DataError(
-                f"{place}: not JSON ({str(error).splitlines()[0]}); every line must be one JSON object"
-            ) from error
-        if not isinstance(record, dict):
-            raise DataError(f'{place}: {type(record).__name__} instead of a JSON object; write {{"question": ...}}')
-        yield place, record
+        yield place, json_record(line, place)
+
+
+def json_record(line: str, place: str) -> Record:
+    """One line of JSON Lines.
+
+    Raises:
+        DataError: no JSON object, nested deeper than 100, or half of a surrogate pair in it.
+    """
+    try:
+        record = json.loads(line)
+        if "\\ud" in line.lower():  # an escape may name half a surrogate pair, which no tokenizer takes
+            json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; save it as UTF-8"
+        ) from error
+    except (ValueError, RecursionError) as error:  # ValueError also stands for numbers of thousands of digits
+        raise DataError(
+            f"{place}: not JSON ({str(error).splitlines()[0]}); every line must be one JSON object"
+        ) from error
+    if not isinstance(record, dict):
+        raise DataError(f'{place}: {type(record).__name__} instead of a JSON object; write {{"question": ...}}')
+    if line.count("[") + line.count("{") > _DEEPEST and _depth(record) > _DEEPEST:
+        raise DataError(f"{place}: nested deeper than {_DEEPEST} levels; a row is a flat object")
+    return record
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects, without recursion."""
+    levels, inside = 0, [value]
+    while inside:
+        levels += 1
+        below = [v.values() if isinstance(v, dict) else v for v in inside if isinstance(v, dict | list)]
+        inside = [item for items in below for item in items]
+    return levels
 
 
 def _csv_records(path: Path) -> Iterator[tuple[str, Record]]:
@@ -146,8 +168,10 @@ def check_writable(path: Path) -> None:
 
 
 def text_of(value: Any) -> str:
-    """A cell as text; lists and records as JSON."""
-    return value if isinstance(value, str) else canonical_json(value) if isinstance(value, (dict, list)) else str(value)
+    """A cell as text; lists and records as JSON (dates and decimals in them as text, NaN as null)."""
+    if isinstance(value, str):
+        return value
+    return canonical_json(_storable(value)) if isinstance(value, (dict, list)) else str(value)
 
 
 def _text_file(path: Path, name: str) -> IO[str]:

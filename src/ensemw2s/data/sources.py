@@ -17,7 +17,7 @@ from typing import Any
 from ensemw2s.artifacts import canonical_json
 from ensemw2s.data.records import Record, is_data_file, read_records, text_of, write_records
 from ensemw2s.data.rows import Row
-from ensemw2s.errors import DataError, nearest
+from ensemw2s.errors import DataError, nearest, shown
 
 __all__ = ["COLUMNS", "content_id", "difficulty_number", "is_data_file", "read_rows", "resolve_answer", "write_records"]
 
@@ -178,10 +178,10 @@ def difficulty_number(value: Any, place: str) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{place}: difficulty {value!r} is no finite number; give a number, or leave it out")
+        raise DataError(f"{place}: difficulty {shown(value)} is no finite number; give a number, or leave it out")
     return number
 
 

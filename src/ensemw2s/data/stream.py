@@ -11,7 +11,6 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ensemw2s.artifacts import file_sha256
-from ensemw2s.data.records import CSV_SUFFIXES, JSONL_SUFFIXES, Record, _storable, read_records
+from ensemw2s.data.records import CSV_SUFFIXES, JSONL_SUFFIXES, Record, _storable, json_record, read_records
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import _check_mapped, _column_names, _numbered, _row
 from ensemw2s.errors import DataError
@@ -164,21 +163,7 @@ def _json_records(path: Path) -> Iterator[tuple[str, Record]]:
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-            if "\\ud" in line.lower():  # an escape may name half a surrogate pair, which no tokenizer takes
-                json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; save it as UTF-8"
-            ) from error
-        except (ValueError, RecursionError) as error:  # ValueError also stands for numbers of thousands of digits
-            raise DataError(
-                f"{place}: not JSON ({str(error).splitlines()[0]}); every line must be one JSON object"
-            ) from error
-        if not isinstance(record, dict):
-            raise DataError(f'{place}: {type(record).__name__} instead of a JSON object; write {{"question": ...}}')
-        yield place, record
+        yield place, json_record(line, place)
 
 
 def _csv_records(path: Path) -> Iterator[tuple[str, Record]]:
