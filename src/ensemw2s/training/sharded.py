@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ensemw2s import parallel
+from ensemw2s.errors import PrerequisiteError
 
 
 def sharded_copy(model: Any, device: torch.device) -> Any:
@@ -23,9 +24,17 @@ def sharded_copy(model: Any, device: torch.device) -> Any:
     Args:
         model: the same on every process; it may lie on the CPU.
         device: where this process computes.
+
+    Raises:
+        PrerequisiteError: this torch cannot sum gradients over parts.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise PrerequisiteError(
+            f"--parallel fsdp needs a newer torch than {torch.__version__}: upgrade torch, or use --parallel ddp"
+        )
 
     # New parameters on the same memory, until they are cut: two whole models at once may be too much.
     memo: dict[int, Any] = {
