@@ -169,3 +169,71 @@ def test_a_signal_saves_and_stops_between_steps(undisturbed, tmp_path) -> None:
     if told[-1] == 5:
         assert saved == ["step-000000005"]
     same(train(Checkpoints(tmp_path, "me", seconds=1e9)), undisturbed)
+
+
+def test_a_full_disk_is_told_once_and_changes_nothing(undisturbed, tmp_path, monkeypatch, caplog) -> None:
+    """The training goes on; an older checkpoint stays and is gone on from."""
+    from ensemw2s.training import checkpoint
+
+    with pytest.raises(Killed):
+        train(Checkpoints(tmp_path, "me", seconds=0), die_at=5)
+
+    def full(*arguments: Any) -> None:
+        raise checkpoint.SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        same(train(Checkpoints(tmp_path, "me", seconds=0)), undisturbed)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "the disk is full" in line
+    assert line.endswith("it would begin again after step 5")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000005"]
+
+
+def test_a_checkpoint_that_lacks_something_changes_nothing(undisturbed, tmp_path, caplog) -> None:
+    """Whole by its checksums, but not one of ours: it is refused before the first weight is touched."""
+    from safetensors.torch import load_file, save_file
+
+    from ensemw2s.artifacts import write_checksums
+
+    with pytest.raises(Killed):
+        train(Checkpoints(tmp_path, "me", seconds=0), die_at=6)
+    (folder,) = tmp_path.iterdir()
+    tensors = load_file(folder / "state.safetensors")
+    del tensors["generator.cpu"]
+    save_file(tensors, folder / "state.safetensors")
+    write_checksums(folder)
+    same(train(Checkpoints(tmp_path, "me", seconds=1e9)), undisturbed)
+    assert f"checkpoint not used: {folder}" in caplog.text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 60), ("0", 0), (" 2.5 ", 2.5), ("inf", float("inf"))])
+def test_seconds_between_checkpoints_from_the_environment(monkeypatch, text, seconds) -> None:
+    monkeypatch.setenv("ENSEMW2S_CHECKPOINT_SECONDS", text)
+    assert Checkpoints(Path("nowhere"), "me").seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "often", "nan"])
+def test_seconds_that_are_none_are_refused(monkeypatch, text) -> None:
+    from ensemw2s.errors import ConfigError
+
+    monkeypatch.setenv("ENSEMW2S_CHECKPOINT_SECONDS", text)
+    with pytest.raises(ConfigError, match=f"ENSEMW2S_CHECKPOINT_SECONDS is '{text}'"):
+        Checkpoints(Path("nowhere"), "me")
+
+
+def test_a_signal_in_the_last_step_keeps_the_whole_training(undisturbed, tmp_path) -> None:
+    """It ends before the result is saved; the next run has nothing left to train."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    interrupts.install()
+    try:
+        with pytest.raises(interrupts.Stopped):
+            fine_tune(model(), ROWS, SETTINGS, seed=3, pad_token_id=0,
+                      progress=lambda done, _: os.kill(os.getpid(), signal.SIGTERM) if done == STEPS - 1 else None,
+                      checkpoints=Checkpoints(tmp_path, "me", seconds=1e9))  # fmt: skip
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    (saved,) = [path.name for path in tmp_path.iterdir()]
+    assert saved in (f"step-{STEPS:09d}", f"step-{STEPS - 1:09d}")
+    same(train(Checkpoints(tmp_path, "me", seconds=1e9)), undisturbed)
