@@ -5,6 +5,7 @@ Heavy imports (torch, transformers) wait until a verb needs them.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from typing import Annotated
@@ -104,9 +105,9 @@ def _register() -> None:
 
 def main() -> None:
     """Run the command line."""
-    _register()
     interrupts.install()
     try:
+        _register()
         parallel.start()
         with parallel.quiet():
             app(standalone_mode=True)
@@ -118,16 +119,15 @@ def main() -> None:
         _resume_hint(stopped.number)
     except EnsemW2SError as error:
         _fail(str(error))
-    except OSError as error:
+    except Exception as error:
         # Libraries below may meet a full disk or a missing permission first; still the user's to mend.
         from pathlib import Path
 
-        from ensemw2s.artifacts import disk_error
+        from ensemw2s.artifacts import disk_error, system_error
 
-        if error.errno is None:
-            raise
-        _fail(str(disk_error(error, Path(str(error.filename or "a file")))))
-    except Exception as error:
+        refused = system_error(error)
+        if refused is not None and refused.errno is not None:
+            _fail(str(disk_error(refused, Path(str(refused.filename or "a file")))))
         if parallel.is_lost_peer(error):
             _fail("another process of this run is gone (killed, or out of memory): run the same command again")
         if not parallel.first_to_fail():
@@ -148,7 +148,9 @@ def _resume_hint(number: int) -> None:
     if parallel.world() > 1:  # how it was launched is not known here
         again = ", launch the same command again"
     if parallel.first_to_fail():
-        sys.stderr.write(f"\nstopped; finished stages are kept. To go on from there{again}\n")
+        with contextlib.suppress(OSError):  # the terminal itself may be gone
+            sys.stderr.write(f"\nstopped; finished stages are kept. To go on from there{again}\n")
+            sys.stderr.flush()
     raise SystemExit(128 + number)
 
 
