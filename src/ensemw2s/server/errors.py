@@ -64,6 +64,8 @@ def of_validation(problem: Mapping[str, Any], fields: Collection[str]) -> ApiErr
     param = next((str(part) for part in problem["loc"][1:2] if part in fields or "extra" in problem["type"]), None)
     if problem["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {problem.get('ctx', {}).get('error', problem['msg'])}")
+    if isinstance(problem.get("input"), bytes):
+        return ApiError(400, "the body is not read as JSON: send JSON, with Content-Type application/json")
     if problem["type"] == "extra_forbidden" and param is not None:
         return ApiError(400, f"unknown setting {shown(param)}: {nearest(param, fields)}", param=param)
     if problem["type"] == "missing" and len(problem["loc"]) < 3:
