@@ -20,12 +20,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 from ensemw2s.errors import ConfigError, PrerequisiteError, nearest
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,7 +33,6 @@ Sharding = Literal["ddp", "fsdp"]
 CHOICE = "ENSEMW2S_PARALLEL"
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = datetime.timedelta(days=30)
-_BUCKET = 2**23  # numbers summed in one message: 32 MB of float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,40 +200,6 @@ def largest(*numbers: int) -> tuple[int, ...]:
     box = torch.tensor(numbers, dtype=torch.int64)
     dist.all_reduce(box, dist.ReduceOp.MAX, group=_world.control)
     return tuple(box.tolist())
-
-
-def all_sum(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their sums over all processes, in place; equal bits everywhere.
-
-    Every process gives as many, of the same shapes, dtypes and kind of device. They travel in messages of about 32 MB.
-    """
-    if _world.size == 1:
-        return
-    import torch
-    import torch.distributed as dist
-
-    for bucket in _buckets(tensors):
-        if len(bucket) == 1 and bucket[0].is_contiguous():
-            dist.all_reduce(bucket[0])
-            continue
-        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-        dist.all_reduce(flat)
-        for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
-            tensor.copy_(part.view_as(tensor))
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one dtype, up to a message's size."""
-    bucket: list[Tensor] = []
-    count = 0
-    for tensor in tensors:
-        if bucket and (count + tensor.numel() > _BUCKET or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, count = [], 0
-        bucket.append(tensor)
-        count += tensor.numel()
-    if bucket:
-        yield bucket
 
 
 def spread(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:

@@ -17,6 +17,7 @@ from ensemw2s.errors import CacheError
 from ensemw2s.experiment.store import Store
 from ensemw2s.labelling.stream import label_stream
 from ensemw2s.models.loading import load_model, load_tokenizer
+from ensemw2s.training.sharing import all_sum
 
 
 def questions() -> list[Row]:
@@ -61,7 +62,7 @@ def pieces() -> dict[str, Any]:
     """Every function of ``parallel`` that exchanges something."""
     rank = parallel.rank()
     sums = [torch.full((3,), float(rank + 1)), torch.ones(2, 2, dtype=torch.float64), torch.arange(4.0)[::2] + rank]
-    parallel.all_sum(sums)
+    all_sum(sums)
     with parallel.alone():
         inside = [parallel.world(), parallel.is_main(), parallel.gather(rank), parallel.spread([1, 2], list)]
     calls: list[int] = []

@@ -44,9 +44,7 @@ def checkpoint_seconds() -> float:
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:  # NaN too
-        raise ConfigError(
-            f"{SECONDS_VARIABLE} is {text!r}: give seconds: 0 is after every step, inf only on a signal"
-        )
+        raise ConfigError(f"{SECONDS_VARIABLE} is {text!r}: give seconds: 0 is after every step, inf only on a signal")
     return seconds
 
 
@@ -155,7 +153,7 @@ def _state(
     done: Progressed, parameters: list[torch.nn.Parameter], optimizer: Any, device: torch.device
 ) -> dict[str, Tensor]:
     """Everything that decides the rest of the run, on the CPU."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for place, parameter in enumerate(parameters):
         named = {f"parameter.{place}": parameter.detach()}
         for key, value in optimizer.state.get(parameter, {}).items():

@@ -7,13 +7,16 @@ give, would weigh a token by the company it is in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ensemw2s import parallel
+
+_BUCKET = 2**23  # numbers summed in one message: 32 MB of float32
 
 
 def share_rows(batch: np.ndarray, lengths: np.ndarray, parts: int) -> list[np.ndarray]:
@@ -70,15 +73,46 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter], sums: Tensor, *, sum
     Returns:
         ``sums`` over all processes.
     """
-    parallel.all_sum([sums])
+    all_sum([sums])
     if not summed:
         anywhere = parallel.largest(*(int(parameter.grad is not None) for parameter in parameters))
         used = [parameter for parameter, found in zip(parameters, anywhere, strict=True) if found]
         for parameter in used:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        parallel.all_sum([parameter.grad for parameter in used if parameter.grad is not None])
+        all_sum([parameter.grad for parameter in used if parameter.grad is not None])
     return sums
+
+
+def all_sum(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their sums over all processes, in place; equal bits everywhere.
+
+    Every process gives as many, of the same shapes, dtypes and kind of device. They travel in messages of about 32 MB.
+    """
+    if parallel.world() == 1:
+        return
+    for bucket in _buckets(tensors):
+        if len(bucket) == 1 and bucket[0].is_contiguous():
+            dist.all_reduce(bucket[0])
+            continue
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat)
+        for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype, up to a message's size."""
+    bucket: list[Tensor] = []
+    count = 0
+    for tensor in tensors:
+        if bucket and (count + tensor.numel() > _BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, count = [], 0
+        bucket.append(tensor)
+        count += tensor.numel()
+    if bucket:
+        yield bucket
 
 
 def gather_notes(notes: list[Tensor | None], device: torch.device) -> Tensor | None:

@@ -19,7 +19,7 @@ from ensemw2s.training.batches import FlatRows
 from ensemw2s.training.forward import output_width, plain_logits, short_logits, shortcut_agrees
 from ensemw2s.training.losses import LOSSES, LossBatch, LossSettings, Overview
 from ensemw2s.training.settings import TrainSettings
-from ensemw2s.training.sharing import gather_notes, micro_batches, sum_gradients
+from ensemw2s.training.sharing import all_sum, gather_notes, micro_batches, sum_gradients
 
 log = logging.getLogger("ensemw2s.training")
 
@@ -185,7 +185,7 @@ class Stepper:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.sharded:  # the parts' squares add up to the whole's
             square = norm.square()
-            parallel.all_sum([square])
+            all_sum([square])
             norm = square.sqrt()
         norm = norm / total
         scale = 1.0 / total
