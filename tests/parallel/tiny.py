@@ -26,6 +26,9 @@ CPU = torch.device("cpu")
 #: The last batch of an epoch has one row, so that one process has none.
 SETTINGS = TrainSettings(epochs=2, batch_size=5, micro_batch_size=2, learning_rate=1e-2, weight_decay=0.1)
 
+#: In the order of the rows, so that one process has the long ones and the other has more of them.
+UNEVEN = TrainSettings(shuffle=False, batch_size=5, micro_batch_size=1, max_steps=3, learning_rate=1e-2)
+
 
 def model_of(dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -114,6 +117,7 @@ def train_and_ask(model: Any) -> dict[str, torch.Tensor]:
 #: size, so weights whose true gradient is 0 (key biases) follow the rounding in float32, wherever that leads.
 WIDE: dict[str, Callable[[], dict[str, Any]]] = {
     "full": lambda: train(model_of(dtype=torch.float64), token_weights=weights_of(rows_of(11))),
+    "uneven numbers of passes": lambda: train(model_of(dtype=torch.float64), UNEVEN),
     "lora": lambda: train(lora_of(torch.float64)),
     "frozen part": lambda: train(_freeze(model_of(dtype=torch.float64))),
     "confidence": lambda: train(
@@ -135,6 +139,13 @@ def _freeze(model: Any) -> Any:
     for parameter in model.gpt_neox.layers[0].parameters():
         parameter.requires_grad_(False)
     return model
+
+
+def dropout_seeds() -> list[int]:
+    """What the generator was seeded with at every step of a training."""
+    seeds: list[int] = []
+    train(model_of(dropout=0.3), progress=lambda done, steps: seeds.append(torch.initial_seed()))
+    return seeds
 
 
 def stopped_and_resumed(folder: Path, signal_here: bool) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def main(out: Path) -> None:
         found[f"{way} resumed"] = tiny.stopped_and_resumed(out / f"checkpoints-{way}", parallel.rank() == 1)
         found[f"{way} diverged"] = {"error": diverges()}
     parallel.choose("ddp")
+    found["seeds"] = {"error": "", "seeds": parallel.gather(tiny.dropout_seeds())}
     found["short of memory"] = short_of_memory()
     torch.save(found, out / f"rank-{parallel.rank()}.pt")
     parallel.finish()
