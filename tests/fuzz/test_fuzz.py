@@ -12,8 +12,8 @@ from fuzzkit.plan import all_targets
 SEED = 20260101
 # Inputs of each target that take together less than a minute on one thread.
 SAMPLE = {
-    "data files": 150, "configs": 120, "studies": 40, "model folders": 30, "stores": 6, "outputs": 10, "labels": 8,
-    "command line": 10, "processes": 1,
+    "data files": 150, "configs": 120, "studies": 40, "model folders": 30, "stores": 10, "outputs": 10, "labels": 8,
+    "command line": 10, "processes": 3,
 }  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def study_settings() -> dict[str, Any]:
 class Configs:
     """Settings as Python data, as YAML files and as overrides."""
 
-    name, share, seconds = "configs", 0.27, 20.0
+    name, share, seconds = "configs", 0.32, 20.0
 
     def prepare(self, base: Path) -> None:
         """Whole configurations to start from."""

@@ -105,7 +105,7 @@ def _parquet(rows: list[Any], rng: random.Random) -> bytes:
 class DataFiles:
     """Rows of every format, read in both ways, encoded, written again, cut into splits."""
 
-    name, share, seconds = "data files", 0.37, 20.0
+    name, share, seconds = "data files", 0.42, 20.0
 
     def prepare(self, base: Path) -> None:
         """The tokenizer that rows are encoded with."""

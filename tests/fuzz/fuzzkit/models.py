@@ -34,7 +34,7 @@ _SPEC = ClassSpec(("no", "yes"), "classifier", None, 0)
 class ModelFolders:
     """Folders as transformers, PEFT and we write them, with a spoilt file or two."""
 
-    name, share, seconds = "model folders", 0.12, 60.0
+    name, share, seconds = "model folders", 0.08, 60.0
 
     def prepare(self, base: Path) -> None:
         """One good folder of every kind."""

@@ -58,7 +58,7 @@ def of_a_run(name: str) -> bool:
 class Stores:
     """A finished run, spoilt and run again, reported, explained, looked after."""
 
-    name, share, seconds = "stores", 0.04, 90.0
+    name, share, seconds = "stores", 0.02, 90.0
 
     def prepare(self, base: Path) -> None:
         """The finished run, and what its results were."""
@@ -150,7 +150,7 @@ class Stores:
 class Outputs:
     """Reports and studies of spoilt results."""
 
-    name, share, seconds = "outputs", 0.05, 90.0
+    name, share, seconds = "outputs", 0.03, 90.0
 
     def prepare(self, base: Path) -> None:
         """The finished run and study."""
@@ -226,7 +226,7 @@ class Outputs:
 class Labels:
     """A folder of labels, spoilt; gone on with, and read."""
 
-    name, share, seconds = "labels", 0.03, 60.0
+    name, share, seconds = "labels", 0.02, 60.0
 
     def prepare(self, base: Path) -> None:
         """A finished labelling of a few questions."""

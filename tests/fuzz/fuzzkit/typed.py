@@ -61,7 +61,7 @@ GOOD = {
 class Typed:
     """Words after ``ensemw2s``."""
 
-    name, share, seconds = "command line", 0.036, 120.0
+    name, share, seconds = "command line", 0.027, 120.0
     own_process = False
 
     def prepare(self, base: Path) -> None:
@@ -245,7 +245,7 @@ class Typed:
 class Processes(Typed):
     """The same in processes of their own."""
 
-    name, share, seconds = "processes", 0.004, 120.0
+    name, share, seconds = "processes", 0.003, 120.0
 
     def call(self, words: list[str], folder: Path) -> None:
         """One process; its whole standard error is looked at."""
