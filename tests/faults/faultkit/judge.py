@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -28,11 +29,11 @@ def _without_times(value: Any) -> Any:
 
 
 def _digest(path: Path, *, plain: bool) -> str:
-    if plain:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return hashlib.sha256(
-        json.dumps(_without_times(json.loads(path.read_bytes())), sort_keys=True).encode()
-    ).hexdigest()
+    data = path.read_bytes()
+    if not plain:
+        with contextlib.suppress(ValueError):  # what is no JSON differs as it is
+            data = json.dumps(_without_times(json.loads(data)), sort_keys=True).encode()
+    return hashlib.sha256(data).hexdigest()
 
 
 def picture(store: Path, out: Path) -> dict[str, str]:
