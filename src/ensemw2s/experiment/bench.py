@@ -36,14 +36,13 @@ from ensemw2s.experiment.identity import (
     reading_format,
     rows_fingerprint,
     tensor_fingerprint,
-    tokenizer_fingerprint,
     training_identity,
 )
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.shelf import BenchSettings, Shelf
 from ensemw2s.experiment.store import StageResult, Store
 from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole
-from ensemw2s.models.vocabulary import check_same_vocabulary
+from ensemw2s.models.vocabulary import check_same_vocabulary, tokenizer_fingerprint
 from ensemw2s.training.checkpoint import Checkpoints
 from ensemw2s.training.finetune import fine_tune
 from ensemw2s.training.losses import LossSettings

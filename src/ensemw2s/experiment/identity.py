@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,21 +39,6 @@ def model_fingerprint(name: str, trust_remote_code: bool = False) -> str:
     # Where code comes with the model, trusting it may choose another class; elsewhere it changes nothing.
     trusted = {"trusted": True} if trust_remote_code and any(name.endswith(".py") for name in files) else {}
     return fingerprint({name: file_fingerprint(path) for name, path in files.items()} | trusted)
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 of how texts become tokens and back: vocabulary, merges, normalisation, special tokens, chat template.
-
-    Padding and truncation are left out: they are the state of the last call.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    pieces: Any
-    if backend is None:
-        pieces = sorted(tokenizer.get_vocab().items())
-    else:
-        pieces = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
-    special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
-    return fingerprint([pieces, special, getattr(tokenizer, "chat_template", None)])
 
 
 def training_identity(settings: TrainSettings) -> dict[str, Any]:

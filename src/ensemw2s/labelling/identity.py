@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from ensemw2s.artifacts import fingerprint
-
 
 def weights_fingerprint(models: Sequence[Any]) -> str:
     """SHA-256 (hex) over the experts' parameters and buffers: names, dtypes, shapes, bytes."""
@@ -19,8 +17,3 @@ def weights_fingerprint(models: Sequence[Any]) -> str:
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return found.hexdigest()
-
-
-def vocabulary_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 (hex) of what every token means, and of which ends an answer."""
-    return fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id])

@@ -29,12 +29,13 @@ from ensemw2s.ensemble.combine import MixRule, expert_weights, open_rule
 from ensemw2s.ensemble.experts import check_experts, context_limit, vocabulary_size
 from ensemw2s.errors import ConfigError, DataError, nearest
 from ensemw2s.labelling.folder import LabelFolder, PartRecord
-from ensemw2s.labelling.identity import vocabulary_fingerprint, weights_fingerprint
+from ensemw2s.labelling.identity import weights_fingerprint
 from ensemw2s.labelling.labels import Labeller
 from ensemw2s.labelling.memory import release
 from ensemw2s.labelling.mixture import MixtureLabeller
 from ensemw2s.labelling.parts import check_writing, part_table
 from ensemw2s.labelling.tally import Tally
+from ensemw2s.models.vocabulary import tokenizer_fingerprint
 
 WINDOW = 1024  # rows a part: some batches to sort by length; 4096 was no faster, and took 40 MB more at its peak
 
@@ -135,7 +136,7 @@ def label_stream(
     labeller = MixtureLabeller(models, weights, mixing, tokenizer, form, label_by, soft_top_k, votes, batch_size)
     ensemble = {
         "models": ensemble_id or weights_fingerprint(models),
-        "vocabulary": vocabulary_fingerprint(tokenizer),
+        "vocabulary": tokenizer_fingerprint(tokenizer),
         "dtype": str(next(models[0].parameters()).dtype),
         "alphas": weights,
         "rule": mixing.name,

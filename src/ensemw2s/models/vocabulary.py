@@ -1,10 +1,12 @@
-"""Whether several experts speak of the same tokens."""
+"""What tokens mean, and whether several experts speak of the same ones."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ensemw2s.artifacts import fingerprint
 from ensemw2s.errors import ModelError
 
 if TYPE_CHECKING:
@@ -41,3 +43,18 @@ def check_same_vocabulary(tokenizers: Mapping[str, PreTrainedTokenizerFast]) -> 
 
 def _special(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     return {key: str(value) for key, value in tokenizer.special_tokens_map.items() if key != "pad_token"}
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 of how texts become tokens and back: vocabulary, merges, normalisation, special tokens, chat template.
+
+    Padding and truncation are left out: they are the state of the last call.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    pieces: Any
+    if backend is None:
+        pieces = sorted(tokenizer.get_vocab().items())
+    else:
+        pieces = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+    special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
+    return fingerprint([pieces, special, getattr(tokenizer, "chat_template", None)])

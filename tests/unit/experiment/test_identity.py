@@ -31,7 +31,6 @@ from ensemw2s.experiment.identity import (
     model_fingerprint,
     numerics,
     rows_fingerprint,
-    tokenizer_fingerprint,
     training_identity,
 )
 from ensemw2s.experiment.measuring import TESTS, measure_rows
@@ -45,6 +44,7 @@ from ensemw2s.methods.systems import SYSTEMS, build_order
 from ensemw2s.models.adapters import LoraSettings, add_lora, save_adapter
 from ensemw2s.models.devices import resolve_device
 from ensemw2s.models.loading import load_model, load_tokenizer, model_folder
+from ensemw2s.models.vocabulary import tokenizer_fingerprint
 from ensemw2s.training.finetune import fine_tune
 from ensemw2s.training.settings import TrainSettings
 

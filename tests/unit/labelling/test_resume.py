@@ -240,8 +240,8 @@ def test_identity_of_an_ensemble_in_memory(
     tmp_path: Path, experts: list[Any], tokenizer: Any, make_rows: Callable[..., list[Row]]
 ) -> None:
     def run(models: list[Any], alphas: list[float], **more: Any) -> LabelReport:
-        return label_stream(models, alphas, more.pop("rule", "mean"), make_rows(5), tmp_path / "l", tokenizer=tokenizer,
-                            task_format=FORM, **more)  # fmt: skip
+        settings = {"tokenizer": tokenizer, "task_format": FORM, **more}
+        return label_stream(models, alphas, settings.pop("rule", "mean"), make_rows(5), tmp_path / "l", **settings)
 
     run(experts, [1.0, 1.0, 1.0])
     assert run(experts, [1.0, 1.0, 1.0], batch_size=2).reused == 1  # speed and memory only
@@ -256,5 +256,10 @@ def test_identity_of_an_ensemble_in_memory(
     ):
         with pytest.raises(ConfigError, match="another ensemble"):
             run(models, alphas, **more)
+    # The same tokens under another chat template are other prompts.
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(ConfigError, match="another ensemble"):
+        run(experts, [1.0, 1.0, 1.0], tokenizer=other)
     with pytest.raises(ConfigError, match=r"other settings \(format was .*max_new_tokens"):
         run(experts, [1.0, 1.0, 1.0], max_new_tokens=3)
