@@ -133,7 +133,7 @@ def create_app(
     add_handlers(app)
     app.add_middleware(Gate, keys=keys, body_bytes=limits.body_bytes, engine=service.engine, metrics=service.metrics)
     _add_routes(app, service)
-    _describe(app, locked=bool(keys))
+    _describe(app, name, locked=bool(keys))
     return app
 
 
@@ -174,9 +174,11 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type=service.metrics.content_type)
 
 
-def _describe(app: FastAPI, *, locked: bool) -> None:
-    """The OpenAPI description, without FastAPI's own form of errors, which no response here has."""
+def _describe(app: FastAPI, name: str, *, locked: bool) -> None:
+    """The OpenAPI description: names the model, and leaves out FastAPI's own form of errors, which is not used."""
     described = app.openapi()
+    for request in ("CompletionRequest", "ChatRequest"):
+        described["components"]["schemas"][request]["properties"]["model"]["enum"] = [name]
     for methods in described["paths"].values():
         for operation in methods.values():
             operation["responses"].pop("422", None)
