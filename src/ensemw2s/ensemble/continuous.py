@@ -125,7 +125,7 @@ class Batch:
                 raise ConfigError(f"{name} is {value}: give at least 1")
         self.bank = bank.eval()
         self.alphas, self.rule = expert_weights(alphas, bank.size), open_rule(rule)
-        self.pad, self.context = pad_token_id, context_limit(bank.experts)
+        self.pad, self.context, self._vocabulary = pad_token_id, context_limit(bank.experts), bank.vocabulary
         self.limit, self.cache_tokens, self.read_tokens = rows, cache_tokens, read_tokens
         self._together = joinable(bank.new_cache())
         self._slots = itertools.count()
@@ -157,9 +157,9 @@ class Batch:
         longest = self.context - (1 if ask.max_new_tokens else 0)
         if not 1 <= len(ask.prompt) <= longest:
             raise DataError(f"the prompt has {len(ask.prompt)} tokens: 1 to {longest} fit the model")
-        unknown = next((token for token in ask.prompt if not 0 <= token < self.bank.vocabulary), None)
+        unknown = next((token for token in ask.prompt if not 0 <= token < self._vocabulary), None)
         if unknown is not None:
-            raise DataError(f"token id {unknown} is not in the vocabulary of {self.bank.vocabulary}")
+            raise DataError(f"token id {unknown} is not in the vocabulary of {self._vocabulary}")
         if ask.max_new_tokens < 0 or ask.top < 0:
             raise ConfigError(f"max_new_tokens is {ask.max_new_tokens} and top {ask.top}: give at least 0")
         if ask.sampling is not None:

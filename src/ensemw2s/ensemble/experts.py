@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,7 +63,15 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 def accepts(model: Any, argument: str) -> bool:
     """Whether the model's own forward (below a PEFT wrapper) takes ``argument``."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return argument in inspect.signature(inner.forward).parameters
+    function = getattr(
+        inner.forward, "__func__", None
+    )  # what was put on the instance is not kept: it may hold the model
+    return argument in (inspect.signature(inner.forward).parameters if function is None else _arguments(function))
+
+
+@functools.lru_cache(maxsize=64)  # asked with every forward pass, and slow beside a small model's
+def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 @contextlib.contextmanager
