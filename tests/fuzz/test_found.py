@@ -26,6 +26,7 @@ from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.reading import parse_yaml
 from ensemw2s.experiment.store import Store
 from ensemw2s.experiment.upkeep import entries
+from ensemw2s.labelling.folder import finished_parts, read_record
 from ensemw2s.models.checks import check_model_folder
 from ensemw2s.models.loading import MODELS, load_tokenizer, resolve_model
 from ensemw2s.report.shape import STUDY, check_shape
@@ -346,3 +347,17 @@ def test_a_study_of_another_shape(place: tuple[str, ...], new: Any) -> None:
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400, True, "0.5", None, [1]])
 def test_numbers_of_a_report_are_finite(value: Any) -> None:
     refusal(lambda: check_shape({"value": value}, {"value": (int, float)}, "results.json"), CacheError)
+
+
+def test_records_of_labels_of_another_shape(tmp_path: Path) -> None:
+    good = {"sha256": "0", "input": "0", "rows": 1, "labelled": 1, "unsure": 0, "skipped": {}}
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(good))
+    assert read_record(path) is not None
+    for key, new in (("rows", "nan"), ("unsure", [None]), ("labelled", True), ("skipped", [1]), ("skipped", {"a": 1})):
+        path.write_text(json.dumps({**good, key: new}))
+        assert read_record(path) is None
+    (tmp_path / "_labels.json").write_text("{}")
+    for report in ("{}", "[]", '{"parts": "1"}'):
+        (tmp_path / "_report.json").write_text(report)
+        assert "damaged" in refusal(lambda: finished_parts(tmp_path), CacheError)

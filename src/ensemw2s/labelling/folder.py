@@ -131,9 +131,13 @@ class LabelFolder:
 def read_record(path: Path) -> PartRecord | None:
     """A part's record; None where it is missing or unreadable, so that the part is made again."""
     try:
-        return PartRecord(**read_json(path))
+        record = PartRecord(**read_json(path))
     except (CacheError, TypeError):
         return None
+    counts = (record.rows, record.labelled, record.unsure)
+    whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
+    skipped = isinstance(record.skipped, dict) and all(isinstance(why, str) for why in record.skipped.values())
+    return record if whole and skipped else None
 
 
 def finished_parts(folder: Path) -> list[Path]:
@@ -146,8 +150,12 @@ def finished_parts(folder: Path) -> list[Path]:
         raise CacheError(f"{folder} holds no labels ({MANIFEST} is missing): make them with 'ensemw2s label'")
     if not (folder / REPORT).is_file():
         raise CacheError(f"the labels in {folder} are not complete: run the same 'ensemw2s label' command again")
+    report = read_json(folder / REPORT)
+    count = report.get("parts") if isinstance(report, dict) else None
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise CacheError(f"{folder / REPORT} is damaged: run the same 'ensemw2s label' command again")
     parts = []
-    for number in range(int(read_json(folder / REPORT)["parts"])):
+    for number in range(count):
         part = folder / f"part-{number:05}.parquet"
         record = read_record(folder / RECORDS / f"part-{number:05}.json")
         if record is None or not part.is_file() or file_sha256(part) != record.sha256:
@@ -172,7 +180,8 @@ def _check_same(folder: Path, theirs: Any, mine: Mapping[str, Any]) -> None:
     what = next((_NAMES[name] for name in differing if name in _NAMES), "another version of this program")
     detail = ""
     if differing and differing[0] == "settings":
-        old, new = theirs["settings"] or {}, mine["settings"]
+        given, new = theirs.get("settings"), mine["settings"]
+        old = given if isinstance(given, dict) else {}
         changed = [name for name in new if old.get(name) != new[name]]
         detail = f" ({', '.join(f'{n} was {json.dumps(old.get(n))}, now {json.dumps(new[n])}' for n in changed)})"
     raise ConfigError(f"{folder} holds labels of {what}{detail}: name another folder, or start over with --restart")
