@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fuzzkit.engine import SENTINEL, Case, run_input, snapshot, unclear
 from fuzzkit.folders import Evil, mutate_folder
-from fuzzkit.mutate import as_json, damaged, mutated, value
+from fuzzkit.mutate import as_json, damaged, deep, mutated, value
 from fuzzkit.plan import all_targets, counts
 from fuzzkit.typed import check_door
 
@@ -99,6 +99,14 @@ def test_the_original_is_left_alone() -> None:
     for number in range(300):
         mutated(random.Random(number), tree)
     assert tree == {"a": [1, {"b": "c"}], "d": None}
+
+
+def test_deep_nests_can_be_mutated_again_and_again() -> None:
+    tree: Any = {"a": [1, 2, 3]}
+    rng = random.Random(0)
+    for _ in range(300):
+        tree, _ = mutated(rng, {"a": tree if isinstance(tree, dict | list) else [tree]}, times=1)
+        tree = {"a": deep(200)} if rng.random() < 0.2 else {"a": 1}
 
 
 def test_folders_are_spoilt_in_every_way(tmp_path: Path) -> None:
