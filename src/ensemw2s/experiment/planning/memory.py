@@ -8,7 +8,7 @@ from typing import Any
 
 from ensemw2s.experiment.planning.bench import Work
 from ensemw2s.experiment.planning.shapes import ModelShape
-from ensemw2s.experiment.planning.tracing import reading_peak, training_peak
+from ensemw2s.experiment.planning.tracing import Pass, peak
 from ensemw2s.methods.bench import ModelRole
 from ensemw2s.models.adapters import LoraSettings
 
@@ -63,7 +63,6 @@ class Gauge:
     ) -> None:
         self.configs, self.shapes, self.lora = configs, shapes, lora
         self._named = {role: config.to_json_string(use_diff=False) for role, config in configs.items()}
-        self._traced = _TRACED
 
     def of(self, work: Work, *, checkpointing: bool | None = None, rows: int | None = None) -> Memory:
         """What a work holds.
@@ -96,19 +95,25 @@ class Gauge:
         some = min(rows or count, count)
         answers = max(1, round(answers * some / count))
         again = work.settings.gradient_checkpointing if checkpointing is None else checkpointing
-        key = (self._named[work.role], shape.dtype, shape.tuning, self.lora, some, length, answers, again)
-        if key not in self._traced:
-            self._traced[key] = training_peak(
-                self.configs[work.role], shape.dtype, shape.tuning, self.lora, rows=some, length=length,
-                answers=answers, checkpointing=again,
-            )  # fmt: skip
-        return dataclasses.replace(held, activations=max(0.0, self._traced[key] - held.gradients))
+        traced = self._peak(
+            work.role, Pass(
+                shape.dtype, some, length, _rounded(answers), shape.tuning, self.lora, backward=True, checkpointing=again
+            ),
+        )  # fmt: skip
+        return dataclasses.replace(held, activations=max(0.0, traced - held.gradients))
 
     def _reading(self, work: Work, rows: int, length: int, answers: int, cached: bool = False) -> int:
-        key = (self._named[work.role], self.shapes[work.role].dtype, cached, rows, length, answers)
-        if key not in self._traced:
-            self._traced[key] = reading_peak(
-                self.configs[work.role], self.shapes[work.role].dtype, rows=rows, length=length, answers=answers,
-                cached=cached,
-            )  # fmt: skip
-        return self._traced[key]
+        dtype = self.shapes[work.role].dtype
+        return self._peak(work.role, Pass(dtype, rows, length, _rounded(answers), cached=cached))
+
+    def _peak(self, role: ModelRole, a_pass: Pass) -> int:
+        key = (self._named[role], a_pass)
+        if key not in _TRACED:
+            _TRACED[key] = peak(self.configs[role], a_pass)
+        return _TRACED[key]
+
+
+def _rounded(answers: int) -> int:
+    """Up to a number of four binary digits and zeros, at most an eighth more: like passes are traced once."""
+    step = 1 << max(0, answers.bit_length() - 4)
+    return -(-answers // step) * step

@@ -4,10 +4,15 @@ torch's fake tensors go through the model's own code, so whatever an architectur
 norms, casts of weights under autocast, what checkpointing drops) is counted and not estimated. The usual closed form,
 s·b·h·(34 + 5·a·s/h) bytes a layer (Korthikanti et al. 2022, arXiv:2205.05198, equation 1), holds for one architecture
 in half precision with dropout; its attention term 5·a·s/h is not there with fused attention.
+
+Deep models of like layers are traced with few layers. What lives in the first or the last layer, in the output layer,
+and in the backward pass of either grows by the same bytes with every layer more, so two depths give each of these peaks
+for any depth. In between what lives changes by the same bytes from layer to layer, so no peak is missed there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ensemw2s.experiment.planning.layers import cut, depths, stack
 from ensemw2s.experiment.planning.shapes import build
 from ensemw2s.models.adapters import LoraSettings
 from ensemw2s.models.heads import answer_logits
@@ -28,12 +34,12 @@ class Peak(TorchDispatchMode):
 
     Attributes:
         live: bytes alive now.
-        peak: the most so far.
+        parts: the most between one mark and the next; the last one is still growing.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live, self.parts = 0, [0]
         self._seen = weakref.WeakKeyDictionary[Any, int]()
         for tensor in known:  # these were there before
             self._seen[tensor.untyped_storage()] = 0
@@ -53,7 +59,16 @@ class Peak(TorchDispatchMode):
         self._seen[storage] = size
         weakref.finalize(storage, self._gone, size)
         self.live += size
-        self.peak = max(self.peak, self.live)
+        self.parts[-1] = max(self.parts[-1], self.live)
+
+    @property
+    def peak(self) -> int:
+        """The most so far."""
+        return max(self.parts)
+
+    def mark(self) -> None:
+        """Begin a new part."""
+        self.parts.append(self.live)
 
     def _gone(self, size: int) -> None:
         self.live -= size
@@ -80,55 +95,131 @@ def _fake_model(config: Any, dtype: str, tuning: str, lora: LoraSettings) -> Any
     return model
 
 
-def training_peak(
-    config: Any, dtype: str, tuning: str, lora: LoraSettings, *, rows: int, length: int, answers: int,
-    checkpointing: bool = False,
-) -> int:  # fmt: skip
-    """Bytes that one micro-batch adds to weights and moments at its highest point, gradients among them.
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """A pass over one batch.
+
+    Attributes:
+        dtype: of the weights.
+        rows, length: of the batch, padding included.
+        answers: positions in it at which the output layer runs; with ``cached`` it is the last one of every row.
+        tuning: "full" or "lora".
+        lora: of the adapter.
+        backward: with gradients, as in training.
+        checkpointing: gradient checkpointing.
+        cached: keys and values are kept, and counted.
+    """
+
+    dtype: str
+    rows: int
+    length: int
+    answers: int
+    tuning: str = "full"
+    lora: LoraSettings = LoraSettings()
+    backward: bool = False
+    checkpointing: bool = False
+    cached: bool = False
+
+
+def peak(config: Any, a_pass: Pass, *, whole: bool = False) -> int:
+    """Bytes that a pass adds to weights and moments at its highest point, gradients among them.
 
     Args:
         config: of transformers.
-        dtype: of the weights.
-        tuning: "full" or "lora".
-        lora: of the adapter.
-        rows, length: of the micro-batch, padding included.
-        answers: answer positions in it, at which the output layer runs.
-        checkpointing: gradient checkpointing.
+        a_pass: what is done.
+        whole: trace all layers, even where few give the same.
     """
-    with FakeTensorMode():
-        model = _fake_model(config, dtype, tuning, lora)
-        for parameter in model.parameters():  # as ``training.finetune`` does
-            if parameter.requires_grad and parameter.dtype == torch.bfloat16:
-                parameter.data = parameter.data.float()
-        if checkpointing:
-            newer = getattr(model, "activation_checkpointing_enable", None)  # older transformers have the other name
-            (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
-        model.train()
-        ids, positions = torch.zeros(rows, length, dtype=torch.int64), torch.zeros(answers, dtype=torch.int64)
-        mixed = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()) or dtype == "bfloat16"
-        with Peak([*model.parameters(), *model.buffers()]) as peak:
-            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                logits = answer_logits(model, ids, None, positions)
-                loss = torch.nn.functional.cross_entropy(logits.float(), positions, reduction="sum")
-            del logits
-            loss.backward()
-        return peak.peak
+    few = depths(config, backward=a_pass.backward)
+    if whole or len(few) == 1:
+        return max(trace(config, a_pass))
+    cuts = [trace(cut(config, layers), a_pass, layers) for layers in few]
+    if any(len(parts) != _parts(layers, a_pass) for layers, parts in zip(few, cuts, strict=True)):
+        return max(trace(config, a_pass))  # layers that are not found, or of which not all take part
+    period = few[1] - few[0]
+    short, longer = ([parts[end] for end in _ends(n, period, a_pass)] for n, parts in zip(few, cuts, strict=True))
+    times = (config.num_hidden_layers - few[1]) // period
+    return max(b + times * (b - a) for a, b in zip(short, longer, strict=True))
 
 
-def reading_peak(config: Any, dtype: str, *, rows: int, length: int, answers: int, cached: bool = False) -> int:
-    """Bytes that a forward pass without gradient adds to the weights at its highest point.
+def _parts(layers: int, a_pass: Pass) -> int:
+    return 1 + layers * (2 if a_pass.backward else 1)
+
+
+def _ends(layers: int, period: int, a_pass: Pass) -> list[int]:
+    """Which of ``trace``'s parts bound all others: the outer layers at either end, and the output.
+
+    Backward the two outermost periods count: the last layer's pass has the output layer's before it, and the first
+    one's has nothing to hand on, so either may peak lower than its neighbour.
+    """
+    found = [*range(period), *range(layers - period, layers + 1)]
+    if a_pass.backward:
+        end = 2 * layers + 1
+        found += [*range(layers + 1, layers + 1 + 2 * period), *range(end - 2 * period, end)]
+    return found
+
+
+def trace(config: Any, a_pass: Pass, layers: int | None = None) -> list[int]:
+    """Peaks of a pass's parts, in bytes: up to the end of each layer, the output layer, and each layer backward.
 
     Args:
-        config, dtype, rows, length: as ``training_peak``.
-        answers: positions at which the output layer runs; with ``cached`` it is the last one of every row.
-        cached: keys and values are kept, and counted.
+        config: of transformers.
+        a_pass: what is done.
+        layers: where to cut the pass; None gives one part.
     """
     with FakeTensorMode():
-        model = _fake_model(config, dtype, "full", LoraSettings()).eval()
-        ids, positions = torch.zeros(rows, length, dtype=torch.int64), torch.zeros(answers, dtype=torch.int64)
-        with torch.no_grad(), Peak([*model.parameters(), *model.buffers()]) as peak:
-            if cached:
+        model = _fake_model(config, a_pass.dtype, a_pass.tuning, a_pass.lora)
+        ids = torch.zeros(a_pass.rows, a_pass.length, dtype=torch.int64)
+        positions = torch.zeros(a_pass.answers, dtype=torch.int64)
+        counter = Peak([*model.parameters(), *model.buffers()])
+        if a_pass.backward:
+            _prepare(model, a_pass)
+            marks = _Marks(model, counter, layers)
+            with counter:
+                _there_and_back(model, ids, positions, a_pass, marks)
+            return counter.parts
+        model.eval()
+        _Marks(model, counter, layers)
+        with torch.no_grad(), counter:
+            if a_pass.cached:
                 model(input_ids=ids, use_cache=True, logits_to_keep=1)
             else:
                 answer_logits(model, ids, None, positions)
-        return peak.peak
+        return counter.parts
+
+
+class _Marks:
+    """Marks a counter whenever a layer has been read, forward and backward; recomputed layers are not marked."""
+
+    def __init__(self, model: Any, counter: Peak, layers: int | None) -> None:
+        self.counter, self.forward = counter, True
+        for layer in (stack(model, layers) or []) if layers is not None else []:
+            layer.register_forward_hook(self._read)
+
+    def _read(self, _module: Any, _arguments: Any, output: Any) -> None:
+        if not self.forward:
+            return
+        self.counter.mark()
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _gradient: self.counter.mark())
+
+
+def _prepare(model: Any, a_pass: Pass) -> None:
+    """As ``training.finetune`` does."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()
+    if a_pass.checkpointing:
+        newer = getattr(model, "activation_checkpointing_enable", None)  # older transformers have the other name
+        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    model.train()
+
+
+def _there_and_back(model: Any, ids: Tensor, positions: Tensor, a_pass: Pass, marks: _Marks) -> None:
+    mixed = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()) or a_pass.dtype == "bfloat16"
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        logits = answer_logits(model, ids, None, positions)
+        loss = torch.nn.functional.cross_entropy(logits.float(), positions, reduction="sum")
+    del logits
+    marks.forward = False
+    loss.backward()
