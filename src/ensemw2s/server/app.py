@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +30,7 @@ from ensemw2s.server.metrics import Metrics
 from ensemw2s.server.serving import admit, streamed, whole
 from ensemw2s.server.telling import Teller, as_json
 from ensemw2s.server.texts import Texts
+from ensemw2s.server.work import Piece
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.ErrorBody, "description": said}
@@ -39,6 +40,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (500, "The server failed."), (503, "The server is closing."), (504, "It took too long."),
     )
 }  # fmt: skip
+_SMALL = 4096  # bytes of a request that is read at once
+_FEW = 64  # tokens whose numbers are told at once
 _EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks, with stream."}}}
 
 
@@ -63,11 +66,11 @@ class Service:
         self.metrics = Metrics()
         self.engine = Engine(self._batch, rows=limits.rows, queue=limits.queue, metrics=self.metrics)
         self.texts = Texts(ensemble, chat)
-        self._spoken = self.texts.twin()
+        self._spoken, self._aside = self.texts.twin(), self.texts.twin()  # for the engine's thread, and the one aside
         weights = expert_weights(ensemble.alphas, ensemble.bank.size).tolist()
         self._teller = Teller(self.texts, weights)
         self._room = Room(limits, self.engine.context, ensemble.bank.vocabulary, self.engine.largest)
-        self.prepare = ThreadPoolExecutor(1, "ensemw2s-prepare")
+        self.aside = ThreadPoolExecutor(1, "ensemw2s-aside")
         self.created = int(time.time())
 
     def _batch(self) -> Batch:
@@ -75,28 +78,42 @@ class Service:
         pad = padding_token(found.tokenizer)
         return Batch(found.bank, found.alphas, found.mixing, pad_token_id=pad, rows=self.limits.rows)
 
-    async def off_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Texts, tokens and large responses are handled in a thread of their own."""
-        return await asyncio.get_running_loop().run_in_executor(self.prepare, functools.partial(work, *arguments))
+    async def _prepared(self, kind: type[Completing] | type[Chatting], body: Any, size: int) -> Any:
+        """Texts become tokens: a few at once, which takes less than a change of threads; many in a thread aside."""
+        make = functools.partial(kind, body, room=self._room, teller=self._teller, model=self.name, spoken=self._spoken)
+        if size <= _SMALL:
+            return make(texts=self.texts)
+        return await asyncio.get_running_loop().run_in_executor(self.aside, functools.partial(make, texts=self._aside))
+
+    async def _told(self, made: Completing | Chatting, pieces: list[Piece]) -> bytes:
+        """The JSON of a response, that of a large one made aside."""
+        numbers = sum(len(piece.tokens) + len(piece.prompt or ()) for piece in pieces) if made.numbers else 0
+        if numbers <= _FEW:
+            return as_json(made.response(pieces))
+        work = functools.partial(_rendered, made, pieces)
+        return await asyncio.get_running_loop().run_in_executor(self.aside, work)
 
     async def answer(self, kind: type[Completing] | type[Chatting], body: Any, request: Request) -> Response:
         """A request of either kind."""
         check_model(body, self.name)
-        made = await self.off_loop(kind, body, self.texts, self._spoken, self._room, self._teller, self.name)
+        made = await self._prepared(kind, body, int(request.headers.get("content-length", _SMALL + 1)))
         ticket = admit(self.engine, made.works)
         if body.stream:
             return streamed(ticket, self.limits.seconds, made.first(), made.chunks, made.last)
         found = await whole(request, ticket, self.limits.seconds)
         if isinstance(found, Response):
             return found
-        told = await self.off_loop(lambda: as_json(made.response(found)))
-        return Response(told, media_type="application/json")
+        return Response(await self._told(made, found), media_type="application/json")
 
     def model(self) -> dict[str, Any]:
         """As ``/v1/models`` tells it."""
         bank = self.ensemble.bank
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "ensemw2s",
                 "experts": bank.size, "rule": self.ensemble.rule, "context_length": self.engine.context}  # fmt: skip
+
+
+def _rendered(made: Completing | Chatting, pieces: list[Piece]) -> bytes:
+    return as_json(made.response(pieces))
 
 
 def create_app(
@@ -125,7 +142,7 @@ def create_app(
             yield
         finally:
             await asyncio.to_thread(service.engine.close)
-            service.prepare.shutdown(cancel_futures=True)
+            service.aside.shutdown(cancel_futures=True)
 
     # No pages of documentation: they would be fetched from the network. /openapi.json describes everything.
     app = FastAPI(title="ensemw2s", docs_url=None, redoc_url=None, lifespan=lifespan, responses=_ERRORS)

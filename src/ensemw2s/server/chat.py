@@ -23,7 +23,8 @@ class Chatting:
     kind, prefix = "chat.completion", "chatcmpl"
 
     def __init__(self, body: ChatRequest, texts: Texts, spoken: Texts, room: Room, teller: Teller, model: str) -> None:
-        self._body, self._teller, self._texts = body, teller, texts
+        self._body, self._teller = body, teller
+        self.numbers = bool(body.logprobs or body.experts)
         wanted = _wanted(body, texts, room)
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "top_logprobs without logprobs: set logprobs to true", param="top_logprobs")

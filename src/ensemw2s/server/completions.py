@@ -36,6 +36,11 @@ class Completing:
         teller: of tokens and votes.
         model: what it is called.
 
+    Attributes:
+        numbers: whether log-probabilities or votes are told.
+        head: what every chunk of the response begins with.
+        works: rows for the engine.
+
     Raises:
         ApiError: 400, what the request asks for cannot be given.
     """
@@ -46,6 +51,7 @@ class Completing:
         self, body: CompletionRequest, texts: Texts, spoken: Texts, room: Room, teller: Teller, model: str
     ) -> None:
         self._body, self._teller = body, teller
+        self.numbers = body.logprobs is not None or bool(body.experts)
         self._n = body.n or 1
         wanted = _TOKENS if body.max_tokens is None else body.max_tokens
         _check(body, wanted, room)

@@ -44,9 +44,9 @@ class Texts:
     def __init__(self, ensemble: Ensemble, chat: str = "auto") -> None:
         if chat not in CHAT_WAYS:
             raise ConfigError(f"unknown chat '{chat}': {nearest(chat, CHAT_WAYS)}")
-        self._ensemble = copy.copy(ensemble)
         self.tokenizer = copy.deepcopy(ensemble.tokenizer)
-        self._ensemble.tokenizer = self.tokenizer
+        (first,) = ensemble.prompts(["a"])
+        self._start = first[: len(first) - len(self._plain("a"))]
         self.task_format = ensemble.task_format
         self.end_ids = frozenset(end_tokens(ensemble.models[0], self.tokenizer))
         has_template = bool(getattr(self.tokenizer, "chat_template", None))
@@ -73,7 +73,7 @@ class Texts:
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a ready prompt with the tokenizer's start tokens; an empty one is its start or end token."""
-        found = self._ensemble.prompts([text])[0] if text else []
+        found = [*self._start, *self._plain(text)] if text else []
         return found or [self.prefix_id]
 
     @property
