@@ -163,9 +163,7 @@ def test_a_stage_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
 
 def test_a_study_over_workers_is_the_same_study(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text(
-        "base: tiny\nset: {systems: [weak, ensemble]}\ngrid: {rule: [mean, vote], seed: [0, 1]}\n"
-    )
+    path.write_text("base: tiny\nset: {systems: [weak, ensemble]}\ngrid: {rule: [mean, vote], seed: [0, 1]}\n")
     summaries = []
     for workers in (1, 2):
         out = tmp_path / f"out{workers}"
@@ -252,3 +250,49 @@ def test_workers_meet_at_a_url(
     assert here == there
     same = [score for score in alone[0]["scores"] if score["system"] in ("weak", "ensemble")]
     assert decided(results["scores"]) == decided(same)
+
+
+@needs_ray
+def test_a_cluster_that_is_there_already_and_loses_a_machine(
+    alone: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Two nodes of Ray, real processes on this machine; one of them is gone in the middle of a training."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    node = cluster.add_node(num_cpus=1)
+    store, gone = tmp_path / "store", threading.Event()
+
+    def lose() -> None:
+        while not gone.is_set():
+            for lock in store.glob("expert/*.lock"):
+                with contextlib.suppress(OSError, ValueError, psutil.Error):
+                    owner = psutil.Process(json.loads(lock.read_text())["pid"])
+                    if _below(owner, node):
+                        cluster.remove_node(node, allow_graceful=False)
+                        gone.set()
+                        return
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=lose, daemon=True)
+    thread.start()
+    try:
+        reporter = Counting()
+        with open_pool("ray", 2, cluster.address) as pool:
+            _, results = execute(CONFIG, tmp_path / "out", store=store, reporter=reporter, pool=pool)
+        assert gone.is_set()
+        assert decided(results) == decided(alone[0])
+        assert [note for note in reporter.notes if "another takes up" in note]
+        stages(store)
+    finally:
+        gone.set()
+        thread.join()
+        cluster.shutdown()
+
+
+def _below(process: psutil.Process, node: Any) -> bool:
+    """Whether a process belongs to a node of Ray."""
+    raylets = {entry.process.pid for entries in node.all_processes.values() for entry in entries}
+    with contextlib.suppress(psutil.Error):
+        return bool(raylets & {process.pid, *(parent.pid for parent in process.parents())})
+    return False
