@@ -1,10 +1,11 @@
 """Plans against what then happened: seconds, tokens and stored bytes of every kind of stage, and memory of trainings.
 
-    python benchmarks/plan_check.py [--presets tiny quickstart] [--threads 1] [--no-memory]
+    python benchmarks/plan_check.py --out benchmarks/results/plan_check.json
 
 Every preset is planned with measured speeds (`ensemw2s plan PRESET --measure`), then run from an empty store in a process
 of its own; once more with LoRA on both sides. Ratios are actual over planned. Memory: what the resident size of a process
-grows by at most over a few steps of training a model of random weights, over what the plan counts for it.
+grows by at most over a few steps of training a model of random weights, over what the plan counts for it; once with
+freed blocks given back to the system at once, and once with the C allocator as it comes, which keeps some.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def happened(store: Path) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for kind, name in FOLDERS.items():
         stages = [path.parent for path in sorted((store / name).glob("*/stage.json"))]
+        stages.sort(key=lambda stage: (stage / "stage.json").stat().st_mtime)
         sums: dict[str, float] = defaultdict(float, stages=len(stages))
+        sums["first"] = json.loads((stages[0] / "stage.json").read_text())["seconds"] if stages else 0.0
         for stage in stages:
             sums["seconds"] += json.loads((stage / "stage.json").read_text())["seconds"]
             sums["bytes"] += sum(path.stat().st_size for path in stage.rglob("*") if path.is_file())
@@ -84,8 +87,8 @@ def planned(plan: Plan) -> dict[str, dict[str, float]]:
     return found
 
 
-def compare(title: str, config: Config, threads: int) -> None:
-    """Plan, run, print."""
+def compare(title: str, config: Config, threads: int) -> dict[str, Any]:
+    """Plan, run, print; returns what was printed."""
     plan = make_plan(config, PlanOptions(measure=True))
     with tempfile.TemporaryDirectory() as folder:
         in_process(run, config, folder, threads)
@@ -105,7 +108,9 @@ def compare(title: str, config: Config, threads: int) -> None:
             f"{kind:<10}{a['stages']:>7.0f}{e['stages']:>9.0f}{a['seconds']:>9.2f}{e['seconds']:>9.2f}"
             f"{a['seconds'] / e['seconds']:>7.2f}{a['bytes'] / e['bytes']:>13.3f}{tokens:>14}"
         )
+    print(f"of that the first training, in which libraries load: {actual['train']['first']:.2f} s")
     print(f"{'all':<26}{total[0]:>9.2f}{total[1]:>9.2f}{total[0] / total[1]:>7.2f}")
+    return {"run": title, "actual": actual, "planned": expected}
 
 
 def grow(name: str, dtype: str, tuning: str, checkpointing: bool, threads: int, told: str) -> None:
@@ -130,33 +135,51 @@ def grow(name: str, dtype: str, tuning: str, checkpointing: bool, threads: int, 
     Path(told).write_text(str((peak_memory_mb() - before) * 1e6))
 
 
-def memory(threads: int) -> None:
+def memory(threads: int) -> list[dict[str, Any]]:
     """Planned and measured growth of trainings."""
-    name = "EleutherAI/pythia-70m"
-    # Freed blocks go back to the system at once, or the resident size would count what the C allocator keeps.
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    name, rows = "EleutherAI/pythia-70m", []
     print(f"\nmemory of training {name}, {ROWS} rows of {LENGTH} tokens, {ANSWERS} answer tokens, MB")
-    print(f"{'dtype':<10}{'tuning':<8}{'checkpointing':<15}{'measured':>10}{'planned':>10}{'ratio':>8}")
+    print(
+        f"{'dtype':<10}{'tuning':<8}{'checkpointing':<15}{'planned':>9}{'given back':>12}{'ratio':>7}{'as it comes':>13}{'ratio':>7}"
+    )
     for dtype, tuning, checkpointing in (
         ("float32", "full", False), ("float32", "full", True), ("float32", "lora", False), ("bfloat16", "full", False),
         ("bfloat16", "lora", False), ("bfloat16", "lora", True),
     ):  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            told = Path(folder) / "bytes"
-            in_process(grow, name, dtype, tuning, checkpointing, threads, str(told))
-            measured = float(told.read_text())
-        config = read_config(name)
-        shape = shape_of(name, config, dtype=dtype, tuning=tuning)
-        work = Work(
-            0, "check", "train", "strong", 1, False, 1, 1,
-            Load(ROWS, 0, 0, 0, ANSWERS, 1, largest=(ROWS, LENGTH, ANSWERS)),
-            TrainSettings(gradient_checkpointing=checkpointing), frozenset(), "pool",
-        )  # fmt: skip
-        expected = Gauge({"strong": config}, {"strong": shape}, LoraSettings()).of(work).total
-        flag = "yes" if checkpointing else "no"
-        print(
-            f"{dtype:<10}{tuning:<8}{flag:<15}{measured / 1e6:>10.0f}{expected / 1e6:>10.0f}{measured / expected:>8.2f}"
+        expected = counted(name, dtype, tuning, checkpointing) / 1e6
+        back, kept = (
+            grown(name, dtype, tuning, checkpointing, threads, give_back=flag) / 1e6 for flag in (True, False)
         )
+        print(
+            f"{dtype:<10}{tuning:<8}{'yes' if checkpointing else 'no':<15}{expected:>9.0f}"
+            f"{back:>12.0f}{back / expected:>7.2f}{kept:>13.0f}{kept / expected:>7.2f}"
+        )
+        rows.append({"dtype": dtype, "tuning": tuning, "checkpointing": checkpointing, "planned_mb": expected,
+                     "given_back_mb": back, "as_it_comes_mb": kept})  # fmt: skip
+    return rows
+
+
+def grown(name: str, dtype: str, tuning: str, checkpointing: bool, threads: int, *, give_back: bool) -> float:
+    """Bytes that ``grow`` finds in a fresh process."""
+    os.environ.pop("MALLOC_MMAP_THRESHOLD_", None)
+    if give_back:  # blocks of 64 KiB and more are mapped, and unmapped once they are freed
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "bytes"
+        in_process(grow, name, dtype, tuning, checkpointing, threads, str(told))
+        return float(told.read_text())
+
+
+def counted(name: str, dtype: str, tuning: str, checkpointing: bool) -> float:
+    """Bytes that a plan counts for the same."""
+    config = read_config(name)
+    shape = shape_of(name, config, dtype=dtype, tuning=tuning)
+    work = Work(
+        0, "check", "train", "strong", 1, False, 1, 1,
+        Load(ROWS, 0, 0, 0, ANSWERS, 1, largest=(ROWS, LENGTH, ANSWERS)),
+        TrainSettings(gradient_checkpointing=checkpointing), frozenset(), "pool",
+    )  # fmt: skip
+    return Gauge({"strong": config}, {"strong": shape}, LoraSettings()).of(work).total
 
 
 def main() -> None:
@@ -164,14 +187,21 @@ def main() -> None:
     parser.add_argument("--presets", nargs="*", default=["tiny", "quickstart"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-memory", action="store_true", help="leave the memory of trainings out")
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(describe())
+    runs: list[dict[str, Any]] = []
     for preset in options.presets:
         for name, overrides in ((preset, []), (f"{preset}, LoRA", LORA)):
-            compare(name, dataclasses.replace(load_config(preset, [*overrides, "device=cpu"])), options.threads)
+            runs.append(
+                compare(name, dataclasses.replace(load_config(preset, [*overrides, "device=cpu"])), options.threads)
+            )
+    found: dict[str, Any] = {"machine": describe(), "runs": runs}
     if not options.no_memory:
-        memory(options.threads)
+        found["memory"] = memory(options.threads)
+    if options.out is not None:
+        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -69,9 +69,11 @@ def test_planned_tokens_are_those_of_training(ran: tuple[Plan, Path]) -> None:
     assert len(exact) >= 4
     for work in exact:
         assert (work.load.steps, work.load.tokens, work.load.answers) in found
-    assert [steps for steps, _, _ in planned] == [steps for steps, _, _ in found]
+    # A later round of boosting draws fewer rows the less even its weights are; none draws more than planned.
+    assert all(steps >= done for (steps, _, _), (done, _, _) in zip(planned, found, strict=True))
+    assert sum(steps for steps, _, _ in planned) <= sum(steps for steps, _, _ in found) + 1
     # labels are as long as the gold answers, give or take
-    assert sum(tokens for _, tokens, _ in planned) == pytest.approx(sum(tokens for _, tokens, _ in found), rel=0.04)
+    assert sum(tokens for _, tokens, _ in planned) == pytest.approx(sum(tokens for _, tokens, _ in found), rel=0.06)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_planned_folder_and_models(ran: tuple[Plan, Path]) -> None:
 
 def large(*overrides: str, **options: object) -> Plan:
     settings = {"tokens": {"prompt": 200, "answer": 50}, **options}
-    config = load_config(EXAMPLE, ["boost.rounds=3", "split.weak_train=2000", *overrides])
+    config = load_config(EXAMPLE, ["boost.rounds=3", "split.weak_train=500", "evaluation.staged=false", *overrides])
     return make_plan(config, PlanOptions(**settings))  # type: ignore[arg-type]
 
 
@@ -114,6 +116,8 @@ def test_a_large_study_is_planned_without_models_or_data() -> None:
     assert labels.work.experts == 3
     assert student.work.needs == {labels.work.number}
     assert labels.memory.weights == 494_032_768 * 2 + 3 * 8_798_208 * 4
+    # keys and values of 2 heads of 64 in 24 layers, bfloat16, of three experts at 250 positions of 256 rows
+    assert labels.memory.cache == 3 * 256 * 250 * (2 * 24 * 2 * 64) * 2
     assert not any("takes" in warning for warning in plan.warnings)
     # workers never take longer than the sum, nor less than the longest chain
     assert plan.timeline.chain_seconds <= plan.timeline.wall <= sum(plan.seconds.values())

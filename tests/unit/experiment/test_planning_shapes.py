@@ -12,12 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
 from ensemw2s.errors import ConfigError, ModelError
-from ensemw2s.experiment.planning.costs import decoding_flops, forward_flops, training_flops
-from ensemw2s.experiment.planning.hardware import Efficiency, find_hardware, hardware_names
+from ensemw2s.experiment.planning.bench import Work
+from ensemw2s.experiment.planning.costs import cost_of, decoding_flops, forward_flops, training_flops
+from ensemw2s.experiment.planning.hardware import Efficiency, Hardware, find_hardware, hardware_names
 from ensemw2s.experiment.planning.loads import Load
 from ensemw2s.experiment.planning.shapes import build, dtype_of, read_config, shape_of, shipped_shapes
 from ensemw2s.models.adapters import LoraSettings, add_lora, save_adapter
 from ensemw2s.models.loading import load_model, model_size
+from ensemw2s.training.settings import TrainSettings
 
 ROWS, LENGTH, ANSWERS = 3, 16, 12
 
@@ -136,6 +138,37 @@ def test_decoding_costs_what_reading_all_of_it_at_once_does() -> None:
     # half a position a token apart: a token sees itself, the closed form counts half of it
     slack = 2 * shape.layers * shape.attention * written
     assert sum(steps) == whole + slack
+
+
+def work_of(kind: str, load: Load, *, shared: bool = False, train: TrainSettings | None = None) -> Work:
+    return Work(0, "some", kind, "weak", 3, shared, 1 if shared else 3, 1, load, train, frozenset(), "pool")
+
+
+def test_decoding_reads_a_shared_base_once_a_pass() -> None:
+    shape = shape_of("llama", tiny("llama"), tuning="lora", lora=LoraSettings(r=4))
+    load = Load(4, 40, 40, 400, 24, 2, steps=5, written=20, keys=300)
+    device = Hardware("some", {"float32": 1e30}, 1e9, 1e9, "made up")  # only reads take time
+    apart, shared = (
+        cost_of(work_of("answer", load, shared=flag), shape, device, Efficiency(decode=0.5)) for flag in (False, True)
+    )
+    base = 4 * (shape.matrices + shape.head)
+    cache = 300 * 3 * shape.keys * 4  # keys and values of three experts, float32
+    assert apart.bytes == (2 + 5) * 3 * (base + 4 * shape.adapter) + cache
+    assert shared.bytes == (2 + 5) * (base + 3 * 4 * shape.adapter) + cache
+    assert shared.seconds == pytest.approx(shared.bytes / 0.5e9)
+    assert shared.flops == apart.flops == 3 * sum(decoding_flops(shape, load))
+
+
+def test_training_takes_as_long_as_its_products_or_its_reads() -> None:
+    shape = shape_of("llama", tiny("llama"))
+    load = Load(4, 40, 40, 400, 24, passes=2, steps=1)
+    work = work_of("train", load, train=TrainSettings())
+    flops = training_flops(shape, load, checkpointing=False)
+    fast, wide = (Hardware("x", {"float32": f}, b, 1e9, "made up") for f, b in ((1e30, 1e9), (1e9, 1e30)))
+    reads = cost_of(work, shape, fast, Efficiency(decode=1.0))
+    assert reads.bytes == 3 * 2 * 4 * shape.parameters + 40 * shape.parameters
+    assert reads.seconds == pytest.approx(reads.bytes / 1e9)
+    assert cost_of(work, shape, wide, Efficiency(train=0.25)).seconds == pytest.approx(flops / 0.25e9)
 
 
 def test_a_config_file_stands_for_a_model_that_is_not_here(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def cut(config: Any, layers: int) -> Any:
 def depths(config: Any, *, backward: bool) -> tuple[int, ...]:
     """Two numbers of layers from which the whole model's follows, or its own alone where none do.
 
-    They are two and three periods, backward three and four (a model of alternating layers has a period of two) and what the whole has beyond
-    whole periods.
+    They are two and three periods, backward three and four (a model of alternating layers has a period of two), and
+    what the whole has beyond whole periods.
     """
     depth = getattr(config, "num_hidden_layers", None)
     if depth is None or config.get_text_config() is not config:

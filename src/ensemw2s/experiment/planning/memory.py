@@ -95,11 +95,8 @@ class Gauge:
         some = min(rows or count, count)
         answers = max(1, round(answers * some / count))
         again = work.settings.gradient_checkpointing if checkpointing is None else checkpointing
-        traced = self._peak(
-            work.role, Pass(
-                shape.dtype, some, length, _rounded(answers), shape.tuning, self.lora, backward=True, checkpointing=again
-            ),
-        )  # fmt: skip
+        one = Pass(shape.dtype, some, length, _rounded(answers), shape.tuning, self.lora, True, again)
+        traced = self._peak(work.role, one)
         return dataclasses.replace(held, activations=max(0.0, traced - held.gradients))
 
     def _reading(self, work: Work, rows: int, length: int, answers: int, cached: bool = False) -> int:
