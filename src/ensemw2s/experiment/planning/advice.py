@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ROOM = 0.9  # of a device's memory: the rest is for kernels' own needs and for what lies scattered
 _MUCH_HOST = 64e9
+_SHARE = 0.02  # of a run's time: what takes less is not worth a warning
 
 
 def advise(
@@ -30,21 +31,35 @@ def advise(
             worst = max(some, key=lambda stage: stage.memory.total, default=None)
             if worst is not None and worst.memory.total > ROOM * hardware.memory:
                 found.append(_too_large(worst, hardware, gauge))
-    for stage in stages:
-        load = stage.work.load
-        if stage.work.kind in ("counts", "soft", "options") and load.rows >= 1000 and load.rows / load.passes < 4:
-            found.append(
-                f"'{stage.work.system}' scores {load.rows / load.passes:.1f} rows a pass: distributions of "
-                f"{stage.work.experts} experts over {shapes[stage.work.role].vocabulary:,} tokens share 256 MiB, so "
-                "weights are read often"
-            )
-            break
+    found += [_few_rows(stage, shapes[stage.work.role]) for stage in _crowded(stages)[:1]]
     if host > _MUCH_HOST:
         found.append(
-            f"the largest training holds its rows in main memory, about {host / 1e9:.0f} GB a process: train on fewer "
-            "rows, or on shares of them"
+            f"'run' holds the rows of the largest training in main memory, about {host / 1e9:.0f} GB a process: label "
+            "the pool with 'ensemw2s label --out FOLDER', which does not, and train on a part of it; or give the pool "
+            "in shards to several runs"
         )
     return found
+
+
+def _crowded(stages: Sequence[Stage]) -> list[Stage]:
+    """Scoring of few rows a pass that takes more than a share of the run, the longest first."""
+    some = [stage for stage in stages if stage.work.kind in ("counts", "soft", "options")]
+    enough = _SHARE * sum(stage.cost.seconds for stage in stages)
+    slow = [s for s in some if s.work.load.rows < 4 * s.work.load.passes and s.cost.seconds > enough]
+    return sorted(slow, key=lambda stage: -stage.cost.seconds)
+
+
+def _few_rows(stage: Stage, shape: ModelShape) -> str:
+    work = stage.work
+    way = (
+        "fewer experts (boost.rounds), or hard labels"
+        if work.kind == "soft"
+        else "evaluation.metrics=[exact_match] leaves it out"
+    )
+    return (
+        f"'{work.system}' scores {work.load.rows / work.load.passes:.1f} rows a pass, because distributions of "
+        f"{work.experts} experts over {shape.vocabulary:,} tokens share 256 MiB, so weights are read often: {way}"
+    )
 
 
 def _kind(work: Work) -> str:
