@@ -12,6 +12,7 @@ from ensemw2s.errors import ConfigError
 #: Values in one file or setting, counted where they are used: nine lines of aliases can stand for a thousand million.
 MOST_VALUES = 100_000
 _DEEPEST = 50
+_LONGEST = 1_000_000  # characters
 
 
 def parse_yaml(text: str, what: str) -> Any:
@@ -29,6 +30,7 @@ def parse_yaml(text: str, what: str) -> Any:
     """
     import yaml
 
+    _check_text(text, what)
     try:
         value = yaml.load(text, Loader=_loader())  # a SafeLoader
     except yaml.YAMLError as error:
@@ -40,6 +42,19 @@ def parse_yaml(text: str, what: str) -> Any:
         raise ConfigError(f"{what} is nested too deep: at most {_DEEPEST} levels") from error
     check_plain(value, what)
     return value
+
+
+def _check_text(text: str, what: str) -> None:
+    """Refuse what PyYAML would take minutes over: its time grows with the square of open brackets."""
+    if len(text) > _LONGEST:
+        raise ConfigError(
+            f"{what} has {len(text):,} characters, settings have at most {_LONGEST:,}: is it another file?"
+        )
+    opened = 0
+    for bracket in re.findall(r"[\[{\]}]", text):
+        opened = opened + 1 if bracket in "[{" else max(0, opened - 1)
+        if opened > 4 * _DEEPEST:  # some may stand inside of quotes
+            raise ConfigError(f"{what} is nested too deep: at most {_DEEPEST} levels")
 
 
 def check_plain(value: Any, what: str) -> None:
