@@ -6,10 +6,11 @@
 A server process with T built-in experts (shaken, so that they differ) is asked by this process:
 
     alone       one request after the other
-    together    16 clients, each one request after the other; taken in turn with ``alone``
-    streamed    the same, streamed: milliseconds to the first token and between tokens
-    many        so many requests, a part of whose clients hang up somewhere; none may be lost, no slot may stay taken,
-                memory must not grow
+    together    16 clients, each one request after the other; taken in turn with ``alone``. On a machine that does other
+                things, too, ``cpu_ratio`` is steadier than ``ratio``
+    streams     the same, streamed: milliseconds to the first token and between tokens
+    long        so many requests, half of them streamed, a part of whose clients hang up somewhere; none may be lost, no
+                row may stay, memory must not grow
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import random
 import re
@@ -126,21 +128,23 @@ class Client:
         self.reader = self.writer = None
 
 
-def bodies(count: int, max_tokens: int, seed: int) -> list[dict[str, Any]]:
-    """Questions of the built-in world; sampled hot, so that answers are of all lengths."""
+def bodies(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """Requests of one kind, sampled at temperature 1.
+
+    ``questions`` of the built-in world: about 20 tokens, answered in about 5. ``texts``: the first 8 tokens of the same,
+    which go on for about 15.
+    """
     drawn = draw_rows(
-        min(count, 2000),
-        families=["largest", "count", "words"],
-        levels=[3, 4, 5],
-        bucket="question",
-        seed=seed,
+        min(count, 2000), families=["largest", "count", "words"], levels=[3, 4, 5], bucket="question", seed=seed,
         purpose="load",
-    )
+    )  # fmt: skip
+    prompts: list[Any] = [f"Question: {row.question}\nAnswer:" for row in drawn]
+    if kind == "texts":
+        prompts = [ids[:8] for ids in load_tokenizer("w2s-weak")(prompts)["input_ids"]]
     return [
-        {"model": MODEL, "prompt": f"Question: {drawn[number % len(drawn)].question}\nAnswer:", "max_tokens": max_tokens,
-         "temperature": 2.0, "seed": number}
+        {"model": MODEL, "prompt": prompts[number % len(prompts)], "max_tokens": 24, "temperature": 1.0, "seed": number}
         for number in range(count)
-    ]  # fmt: skip
+    ]
 
 
 async def run_clients(port: int, asked: list[dict[str, Any]], clients: int) -> tuple[float, int, list[Reply]]:
@@ -163,32 +167,37 @@ async def run_clients(port: int, asked: list[dict[str, Any]], clients: int) -> t
     return seconds, tokens, replies
 
 
-async def speed(port: int, clients: int, requests: int, rounds: int, max_tokens: int) -> dict[str, Any]:
-    """Requests a second alone and together, taken in turn; the same requests both times."""
-    asked = bodies(requests, max_tokens, 1)
+async def speed(port: int, process: psutil.Process, kind: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Requests a second alone and together, taken in turn, and the server's CPU time for one request."""
+    many, few = given.per_round, max(20, given.per_round // 4)
+    asked = bodies(kind, many, 1)
     await run_clients(port, asked[:20], 4)  # warm
-    alone, together, tokens = [], [], 0
-    for _ in range(rounds):
-        seconds, tokens, _ = await run_clients(port, asked[: max(20, requests // 4)], 1)
-        alone.append(max(20, requests // 4) / seconds)
-        seconds, tokens, _ = await run_clients(port, asked, clients)
-        together.append(requests / seconds)
-    ratios = [many / one for one, many in zip(alone, together, strict=True)]
+    found: dict[str, list[float]] = {name: [] for name in ("alone", "together", "cpu_alone", "cpu_together")}
+    tokens = 0
+    for _ in range(given.rounds):
+        for name, requests, clients in (("alone", few, 1), ("together", many, given.clients)):
+            before = sum(process.cpu_times()[:2])
+            seconds, tokens, _ = await run_clients(port, asked[:requests], clients)
+            found[name].append(requests / seconds)
+            found[f"cpu_{name}"].append((sum(process.cpu_times()[:2]) - before) / requests * 1e3)
+    middle = {name: statistics.median(values) for name, values in found.items()}
     return {
-        "clients": clients, "requests": requests, "rounds": rounds, "tokens_per_answer": tokens / requests,
-        "alone_requests_per_second": statistics.median(alone),
-        "together_requests_per_second": statistics.median(together),
-        "together_tokens_per_second": statistics.median(together) * tokens / requests,
-        "ratio": statistics.median(ratios), "ratios": ratios,
+        "clients": given.clients, "requests": many, "rounds": given.rounds, "tokens_per_answer": tokens / many,
+        "alone_requests_per_second": middle["alone"], "together_requests_per_second": middle["together"],
+        "together_tokens_per_second": middle["together"] * tokens / many,
+        "ratio": statistics.median(b / a for a, b in zip(found["alone"], found["together"], strict=True)),
+        "ratios": [b / a for a, b in zip(found["alone"], found["together"], strict=True)],
+        "server_cpu_ms_alone": middle["cpu_alone"], "server_cpu_ms_together": middle["cpu_together"],
+        "cpu_ratio": middle["cpu_alone"] / middle["cpu_together"],
     }  # fmt: skip
 
 
-async def first_tokens(port: int, clients: int, requests: int, max_tokens: int) -> dict[str, float]:
-    """Milliseconds to the first token (of streams, one after the other by each client) and between tokens."""
-    asked = [{**body, "stream": True} for body in bodies(requests, max_tokens, 2)]
-    _, _, replies = await run_clients(port, asked, clients)
+async def first_tokens(port: int, kind: str, given: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds from a request to its first token, and between tokens; every client one stream after the other."""
+    asked = [{**body, "stream": True} for body in bodies(kind, given.per_round, 2)]
+    _, _, replies = await run_clients(port, asked, given.clients)
     first = sorted(reply.arrivals[0] * 1e3 for reply in replies)
-    gaps = sorted((b - a) * 1e3 for reply in replies for a, b in zip(reply.arrivals, reply.arrivals[1:], strict=False))
+    gaps = sorted((b - a) * 1e3 for reply in replies for a, b in itertools.pairwise(reply.arrivals))
     assert all(reply.body.endswith("data: [DONE]\n\n") for reply in replies)
     return {
         "first_token_ms_p50": _quantile(first, 0.5), "first_token_ms_p99": _quantile(first, 0.99),
@@ -202,7 +211,7 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 async def many(port: int, process: psutil.Process, requests: int, hangups: float, clients: int) -> dict[str, Any]:
     """Long use: half the requests streamed, a part of the clients hanging up after a random time."""
-    asked = bodies(requests, 32, 3)
+    asked = bodies("texts", requests, 3)
     rng = random.Random(0)
     plans = [(bool(rng.getrandbits(1)), rng.random() < hangups, rng.random() * 0.05) for _ in asked]
     waiting = iter(list(zip(asked, plans, strict=True)))
@@ -253,7 +262,6 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--per-round", type=int, default=320, help="requests of a round")
-    parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--requests", type=int, default=0, help="of the long run; 0 leaves it out")
     parser.add_argument("--hangups", type=float, default=0.1, help="share of its clients that hang up")
     parser.add_argument("--out", type=Path)
@@ -264,8 +272,9 @@ def main() -> None:
         make_ensemble(folder, given.experts, given.base)
         with server(folder, rows=64, queue=256) as (port, process):
             result["load_average"] = psutil.getloadavg()[0]
-            result["speed"] = asyncio.run(speed(port, given.clients, given.per_round, given.rounds, given.max_tokens))
-            result["streams"] = asyncio.run(first_tokens(port, given.clients, given.per_round, given.max_tokens))
+            for kind in ("texts", "questions"):
+                result[kind] = asyncio.run(speed(port, process, kind, given))
+                result[kind] |= asyncio.run(first_tokens(port, kind, given))
             if given.requests:
                 result["long"] = asyncio.run(many(port, process, given.requests, given.hangups, 32))
     print(json.dumps(result, indent=1))

@@ -316,7 +316,7 @@ def test_models_health_and_metrics(client: TestClient, ask: Post) -> None:
     assert grown["ensemw2s_first_token_seconds_count"] == 2
     assert grown['ensemw2s_rows_total{how="length"}'] + grown['ensemw2s_rows_total{how="stop"}'] == 2
     assert after["ensemw2s_running_rows"] == after["ensemw2s_waiting_rows"] == 0
-    assert 1 <= grown["ensemw2s_steps_total"] <= 6
+    assert 1 <= grown["ensemw2s_step_seconds_count"] <= 6
 
 
 def _metrics(client: TestClient) -> dict[str, float]:

@@ -212,7 +212,7 @@ class Engine:
                 self._batch.remove(event.slot)  # a stop string, which the batch knows nothing of
                 self._end(event.slot, piece.ended)
         self._metrics.tokens.inc(said)
-        self._metrics.steps.inc()
+        self._metrics.step_seconds.observe(seconds)
         self._metrics.step_rows.observe(len(events))
         for loop, pieces in sent.items():
             _hand_over(loop, pieces)

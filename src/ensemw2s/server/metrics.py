@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
@@ -29,7 +30,7 @@ class Metrics:
         self.prompt_tokens = Counter("prompt_tokens", "Prompt tokens read.", **made)
         self.tokens = Counter("generated_tokens", "Tokens generated.", **made)
         self.rows = Counter("rows", "Rows (one answer to one prompt) that ended.", ["how"], **made)
-        self.steps = Counter("steps", "Passes of the batch.", **made)
+        self.step_seconds = Histogram("step_seconds", "Time of a pass of the batch.", buckets=_STEP_SECONDS, **made)
         self.step_rows = Histogram(
             "step_rows", "Rows that got a token in a pass.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256), **made
         )
