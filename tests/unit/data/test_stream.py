@@ -87,7 +87,7 @@ def test_repeated_content_gets_the_same_suffixes(tmp_path: Path) -> None:
         ("q.jsonl", b'{"question": "a\0", "answer": "b"}\n'),
         ("q.jsonl", b'{"question": "a", "answer": 7, "choices": ["x", "y"]}\n'),
         ("q.jsonl.gz", b"no gzip at all"),
-        ("q.jsonl.gz", gzip.compress(b'{"question": "a", "answer": "b"}\n' * 50)[:-9]),
+        ("q.jsonl.gz", gzip.compress(b'{"question": "a", "answer": "b"}\n' * 50, mtime=0)[:-9]),
         ("q.csv", b"question,question\na,b\n"),
         ("q.csv", b"question,answer\na,b,c\n"),
         ("q.csv", b'question,answer\n"a"x,b\n'),
