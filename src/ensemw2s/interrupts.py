@@ -30,10 +30,13 @@ _pending: int | None = None
 
 
 def install() -> None:
-    """Take Ctrl-C, SIGTERM and, where there is one, SIGHUP; what was set to be ignored (nohup) stays so."""
+    """Take Ctrl-C, SIGTERM and, where there is one, SIGHUP, which stays ignored where it was (nohup).
+
+    Ctrl-C is taken also where a shell's background job was started with it ignored: who sends it means it.
+    """
     for name in _SIGNALS:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+        if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
             signal.signal(number, on_signal)
 
 

@@ -1,4 +1,4 @@
-"""Signals: at once where nothing is lost, else at the end of the block; ignored ones stay ignored."""
+"""Signals: at once where nothing is lost, else at the end of the block; nohup stays nohup."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ def test_what_is_ignored_stays_ignored() -> None:
     interrupts.install()
     signal.raise_signal(signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_a_background_job_takes_an_interrupt() -> None:
+    """Shells start background jobs with it ignored; a scheduler that sends it shall be heard."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupts.install()
+    with pytest.raises(interrupts.Stopped):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_second_signal_kills() -> None:
