@@ -66,13 +66,13 @@ class Reading:
     logits: Tensor
 
     def __init__(self, bank: Bank, rows: list[Row], pad: int, chunk: int | None) -> None:
-        self.rows, self.pieces = rows, chunk is not None
+        self.rows, self.pieces, device = rows, chunk is not None, bank.device
         prompts = list(dict.fromkeys(tuple(row.ask.prompt) for row in rows))
         places = {prompt: place for place, prompt in enumerate(prompts)}
-        self._owners = torch.tensor([places[tuple(row.ask.prompt)] for row in rows], device=bank.device)
-        self._ids, self._positions, self._mask = left_padded([list(p) for p in prompts], pad, 0, bank.device)
+        self._owners = torch.tensor([places[tuple(row.ask.prompt)] for row in rows], device=device)
+        self._ids, self._positions, self._mask = left_padded([list(p) for p in prompts], pad, 0, device)
         self.width = self._ids.shape[1]
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=bank.device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         self.pads = (self.width - lengths)[self._owners]
         self._chunk = chunk or self.width
         self._done = 0
