@@ -118,6 +118,7 @@ def test_a_large_study_is_planned_without_models_or_data() -> None:
     assert labels.memory.weights == 494_032_768 * 2 + 3 * 8_798_208 * 4
     # keys and values of 2 heads of 64 in 24 layers, bfloat16, of three experts at 250 positions of 256 rows
     assert labels.memory.cache == 3 * 256 * 250 * (2 * 24 * 2 * 64) * 2
+    assert not any("256 MiB" in warning for warning in plan.warnings)  # a second of scoring is not worth one
     assert not any("takes" in warning for warning in plan.warnings)
     # workers never take longer than the sum, nor less than the longest chain
     assert plan.timeline.chain_seconds <= plan.timeline.wall <= sum(plan.seconds.values())
@@ -152,6 +153,12 @@ def test_advice_makes_it_fit() -> None:
     for way in ways:
         again = large("split.pool=10000", "student.micro_batch_size=64", way, hardware="a100")
         assert not any("training the strong model" in w for w in again.warnings), way
+
+
+def test_crowded_scoring_is_worth_a_warning_where_it_takes_long() -> None:
+    few = ["systems=[ensemble]", "split.pool=64", "split.weak_train=64", "expert.epochs=1", "split.test_ood=50000"]
+    crowded = "distributions of 3 experts over 151,936 tokens share 256 MiB"
+    assert any(crowded in warning for warning in large(*few).warnings)
 
 
 @pytest.mark.slow

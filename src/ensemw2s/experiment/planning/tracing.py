@@ -7,7 +7,9 @@ in half precision with dropout; its attention term 5·a·s/h is not there with f
 
 Deep models of like layers are traced with few layers. What lives in the first or the last layer, in the output layer,
 and in the backward pass of either grows by the same bytes with every layer more, so two depths give each of these peaks
-for any depth. In between what lives changes by the same bytes from layer to layer, so no peak is missed there.
+for any depth. In between what lives changes by the same bytes from layer to layer, so the highest is at an end. A few
+allocations depend on what a neighbour left (casts that autocast kept); of models of seven layers and more the trace of
+few was that of all to the byte, but for one at 2 % less (GPT-NeoX in bfloat16, LoRA, checkpointing, 32 tokens).
 """
 
 from __future__ import annotations
