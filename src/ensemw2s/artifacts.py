@@ -25,6 +25,8 @@ from ensemw2s.errors import CacheError
 from ensemw2s.paths import exists, is_file
 
 CHECKSUMS = "checksums.json"
+#: A folder's card: prose that people edit and nothing is computed from, so it is in no list of checksums.
+CARD = "README.md"
 
 _ASIDE = re.compile(r"\..+\.(?P<pid>\d{1,9})-(?P<machine>[0-9a-f]{8})\.[^.]+\.tmp")
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -237,11 +239,11 @@ def _exchange(new: Path, path: Path) -> None:
 
 def aside_prefix(path: Path) -> str:
     """``.name.PID-MACHINE.``: hidden, and says whose it is."""
-    return f".{path.name}.{os.getpid()}-{_machine()}."
+    return f".{path.name}.{os.getpid()}-{this_machine()}."
 
 
 @functools.cache
-def _machine() -> str:
+def this_machine() -> str:
     """Eight hex digits for where process numbers mean the same: this host, and in it this namespace of processes."""
     try:
         space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no file of that name need exist
@@ -276,7 +278,7 @@ def remove_aside(path: Path) -> None:
     """Remove what a writer left aside. A folder goes at once, by a new name: should its writer live, it finds none, and
     never half of its files."""
     if path.is_dir() and not path.is_symlink():
-        gone = path.with_name(f".{path.name.strip('.').removesuffix('.tmp')}.{os.getpid()}-{_machine()}.gone.tmp")
+        gone = path.with_name(f".{path.name.strip('.').removesuffix('.tmp')}.{os.getpid()}-{this_machine()}.gone.tmp")
         with contextlib.suppress(OSError):
             path.replace(gone)
             path = gone
@@ -286,7 +288,7 @@ def remove_aside(path: Path) -> None:
 
 
 def _is_gone(pid: int, machine: str, left: os.DirEntry[str]) -> bool:
-    if machine == _machine():
+    if machine == this_machine():
         import psutil
 
         if not psutil.pid_exists(pid):
@@ -320,8 +322,8 @@ def _sync_tree(folder: Path) -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """Record the SHA-256 of every file below ``folder`` in ``checksums.json``."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+    """Record the SHA-256 of every file below ``folder`` in ``checksums.json``, but for the folder's own card."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS and p != folder / CARD)
     write_json(folder / CHECKSUMS, {p.relative_to(folder).as_posix(): file_sha256(p) for p in files})
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.artifacts import aside_prefix, disk_error
+from ensemw2s.artifacts import aside_prefix, disk_error, this_machine
 from ensemw2s.paths import is_file
 
 BEAT = 2.0  # seconds between touches
@@ -232,7 +232,12 @@ def _claim(text: Path, path: Path) -> None:
 
 def owner_here() -> dict[str, Any]:
     """Who we are, as a lock tells others."""
-    return {"pid": os.getpid(), "host": socket.gethostname(), "thread": threading.get_ident()}
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "machine": this_machine(),
+        "thread": threading.get_ident(),
+    }
 
 
 def _mine(owner: dict[str, Any]) -> bool:
@@ -241,16 +246,10 @@ def _mine(owner: dict[str, Any]) -> bool:
 
 
 def _dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner ran on this machine and no longer does."""
+    """Whether the owner ran here, where numbers of processes mean the same, and no longer does."""
+    import psutil
+
     pid = owner.get("pid")
-    if owner.get("host") != socket.gethostname() or not isinstance(pid, int) or pid == os.getpid():
+    if owner.get("machine") != this_machine() or not isinstance(pid, int) or not 0 < pid < 2**31:
         return False
-    if not 0 < pid < 2**31:  # no process's: other numbers mean groups, or everybody
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    return not psutil.pid_exists(pid)

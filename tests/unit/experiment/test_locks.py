@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ensemw2s.artifacts import this_machine
 from ensemw2s.experiment.locks import StageLock
 from ensemw2s.experiment.store import Store
 
@@ -112,6 +113,22 @@ def test_an_owner_elsewhere_lives_as_long_as_it_beats(tmp_path) -> None:
     assert json.loads(path.read_text())["token"] == lock.token
     lock.release()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("machine", [None, "", "00000000"])
+def test_a_dead_number_of_another_machine_proves_nothing(tmp_path, machine) -> None:
+    """Two containers may have one host name, and the same numbers mean other processes there."""
+    path = tmp_path / "stage.lock"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    owner = {"token": "x", "pid": gone.pid, "host": socket.gethostname(), "machine": machine}
+    path.write_text(json.dumps(owner))
+    looks = iter(range(10**9))
+    assert StageLock(path).acquire(lambda: next(looks) > 5) is False  # it is waited for
+    path.write_text(json.dumps({**owner, "machine": this_machine()}))
+    lock = StageLock(path, dead_after=1e9)
+    assert lock.acquire(lambda: False)  # here it is known
+    lock.release()
 
 
 def test_a_held_lock_beats(tmp_path) -> None:
