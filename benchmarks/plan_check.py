@@ -3,9 +3,9 @@
     python benchmarks/plan_check.py --out benchmarks/results/plan_check.json
 
 Every preset is planned with measured speeds (`ensemw2s plan PRESET --measure`), then run from an empty store in a process
-of its own; the first one once more with LoRA on both sides. Ratios are actual over planned. Memory: what the resident size of a process
-grows by at most over a few steps of training a model of random weights, over what the plan counts for it; once with
-freed blocks given back to the system at once, and once with the C allocator as it comes, which keeps some.
+of its own; the first one once more with LoRA on both sides. Ratios are actual over planned. Memory: what the resident
+size of a process grows by at most over a few steps of training a model of random weights, over what the plan counts for
+it; once with freed blocks given back to the system at once, and once with the C allocator as it comes, which keeps some.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def compare(title: str, config: Config, threads: int) -> dict[str, Any]:
             f"{kind:<10}{a['stages']:>7.0f}{e['stages']:>9.0f}{a['seconds']:>9.2f}{e['seconds']:>9.2f}"
             f"{a['seconds'] / e['seconds']:>7.2f}{a['bytes'] / e['bytes']:>13.3f}{tokens:>14}"
         )
-    print(f"of that the first training, in which libraries load: {actual['train']['first']:.2f} s")
+    print(f"of that the first training: {actual['train']['first']:.2f} s")
     print(f"{'all':<26}{total[0]:>9.2f}{total[1]:>9.2f}{total[0] / total[1]:>7.2f}")
     return {"run": title, "actual": actual, "planned": expected}
 
