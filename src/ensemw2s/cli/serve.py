@@ -30,6 +30,9 @@ def serve(
         str, typer.Option(help="Conversations become prompts by the tokenizer's template, the task format, or auto.")
     ] = "auto",
     rows: Annotated[int, typer.Option(min=1, help="Answers decoded together.")] = 64,
+    cache_tokens: Annotated[
+        int, typer.Option(min=1, help="Answers decoded together times the longest; less takes less memory.")
+    ] = 262_144,
     queue: Annotated[int, typer.Option(min=1, help="Answers that may wait; more are refused with 429.")] = 256,
     max_body: Annotated[int, typer.Option(min=1, metavar="BYTES", help="Largest request.")] = 2**20,
     max_prompt: Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Longest prompt.")] = 32_768,
@@ -57,8 +60,8 @@ def serve(
     from ensemw2s.server.limits import KEYS_VARIABLE, Keys, Limits, read_keys
 
     limits = Limits(
-        rows=rows, queue=queue, body_bytes=max_body, prompt_tokens=max_prompt, max_tokens=max_tokens,
-        choices=max_choices, logprobs=max_logprobs, seconds=timeout, grace=grace,
+        rows=rows, cache_tokens=cache_tokens, queue=queue, body_bytes=max_body, prompt_tokens=max_prompt,
+        max_tokens=max_tokens, choices=max_choices, logprobs=max_logprobs, seconds=timeout, grace=grace,
     )  # fmt: skip
     keys = Keys(read_keys(key_file, os.environ.get(KEYS_VARIABLE)))
 

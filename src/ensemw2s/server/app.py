@@ -76,7 +76,10 @@ class Service:
     def _batch(self) -> Batch:
         found = self.ensemble
         pad = padding_token(found.tokenizer)
-        return Batch(found.bank, found.alphas, found.mixing, pad_token_id=pad, rows=self.limits.rows)
+        return Batch(
+            found.bank, found.alphas, found.mixing, pad_token_id=pad, rows=self.limits.rows,
+            cache_tokens=self.limits.cache_tokens,
+        )  # fmt: skip
 
     async def _prepared(self, kind: type[Completing] | type[Chatting], body: Any, size: int) -> Any:
         """Texts become tokens: a few at once, which takes less than a change of threads; many in a thread aside."""
@@ -96,7 +99,8 @@ class Service:
     async def answer(self, kind: type[Completing] | type[Chatting], body: Any, request: Request) -> Response:
         """A request of either kind."""
         check_model(body, self.name)
-        made = await self._prepared(kind, body, int(request.headers.get("content-length", _SMALL + 1)))
+        told = request.headers.get("content-length", "")
+        made = await self._prepared(kind, body, int(told) if told.isdecimal() else _SMALL + 1)
         ticket = admit(self.engine, made.works)
         if body.stream:
             return streamed(ticket, self.limits.seconds, made.first(), made.chunks, made.last)

@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ensemw2s.ensemble.continuous import ROWS
+from ensemw2s.ensemble.continuous import CACHE_TOKENS, ROWS
 from ensemw2s.errors import ConfigError, DataError
 
 KEYS_VARIABLE = "ENSEMW2S_API_KEYS"
@@ -21,6 +21,7 @@ class Limits:
 
     Attributes:
         rows: answers decoded together.
+        cache_tokens: answers decoded together times the longest of them: what the caches hold.
         queue: answers that may wait for room; with more a request is refused with 429.
         body_bytes: of a request's body.
         prompt_tokens: of one prompt; the context limits, too.
@@ -32,6 +33,7 @@ class Limits:
     """
 
     rows: int = ROWS
+    cache_tokens: int = CACHE_TOKENS
     queue: int = 256
     body_bytes: int = 2**20
     prompt_tokens: int = 32_768

@@ -84,10 +84,6 @@ class GrowingLayer(DynamicLayer):
         self._buffers = (keys, values)
         self.keys, self.values = keys[:, :, :held], values[:, :, :held]
 
-    def forget_room(self) -> None:
-        """Keys and values were replaced from outside: the buffers are another's."""
-        self._buffers = None
-
     def reset(self) -> None:
         """Forget everything."""
         self._buffers = None

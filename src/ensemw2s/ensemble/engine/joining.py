@@ -74,8 +74,6 @@ def _joined(one: Tensor, other: Tensor, copies: int, held: int) -> Tensor:
 
 
 def _set(layer: Any, keys: Tensor, values: Tensor, tokens: int) -> None:
-    layer.keys, layer.values = keys, values
-    if isinstance(layer, GrowingLayer):
-        layer.forget_room()
+    layer.keys, layer.values = keys, values  # a growing layer sees that they are no views of its buffers any more
     if isinstance(layer, DynamicSlidingWindowLayer):
         layer.cumulative_length = tokens
