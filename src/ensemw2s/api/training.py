@@ -12,6 +12,7 @@ from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError
+from ensemw2s.experiment.cards import RIGHT_ANSWERS, story_of_rows
 from ensemw2s.experiment.export import export_ensemble, export_student
 from ensemw2s.experiment.opening import Machine, Task, as_teacher, open_members
 from ensemw2s.experiment.reporter import Reporter
@@ -82,7 +83,10 @@ def boost(
     boosted = boost_experts(bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back)
     for message in boosted.messages:
         reporter.note(message)
-    parallel.on_main(export_ensemble, bench, boosted, folder)
+    told = story_of_rows(
+        rows, RIGHT_ANSWERS, train, boost=chosen, expert=training or TrainSettings(), seed=seed,
+    ).model_copy(update={"warnings": boosted.messages})  # fmt: skip
+    parallel.on_main(export_ensemble, bench, boosted, folder, told)
     return folder
 
 
@@ -135,5 +139,7 @@ def train_student(
         bench, rows, training or TrainSettings(), seed=seed, loss=loss,
         teacher=as_teacher(opened, bench) if opened else None,
     )  # fmt: skip
-    parallel.on_main(export_student, bench, members, folder)
+    given = f"those of {Path(teacher).name}" if teacher is not None else "as given"
+    told = story_of_rows(rows, given, labels, student=training or TrainSettings(), loss=loss, seed=seed)
+    parallel.on_main(export_student, bench, members, folder, told)
     return folder

@@ -2,10 +2,11 @@
 
 config.json              the doorway for transformers: only says that an ensemble lies here
 ensemble.json            alphas, rule, base, kind, the experts' folders, what training found
+README.md                the card (see ``card``); yours once you edit it
 task_format.json         prompt template, normalisation, limits
 tokenizer files          in the folder itself
 expert-1/ expert-2/ ...  ordinary Hugging Face model folders, or PEFT adapter folders on one base
-checksums.json           SHA-256 of all of it, written last
+checksums.json           SHA-256 of all of it but the card, written last
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from ensemw2s.artifacts import (
     atomic_folder,
     disk_error,
     file_sha256,
+    fingerprint,
     read_json,
     verify_checksums,
     write_json,
 )
 from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.ensemble.card import CardFacts, Story, edited_card, write_card
 from ensemw2s.ensemble.combine import check_alphas, open_rule
 from ensemw2s.errors import CacheError, ConfigError, ModelError, shown
 from ensemw2s.models.hub import ensemble_snapshot
@@ -152,6 +155,8 @@ def write_ensemble(
     meta: Mapping[str, Any],
     replace: bool = False,
     rule_state: Mapping[str, Any] | None = None,
+    card: str | None = None,
+    title: str = "",
 ) -> None:
     """Write an ensemble folder from finished expert folders; all of it or nothing.
 
@@ -164,9 +169,11 @@ def write_ensemble(
         task_format: saved beside it.
         base: what the experts were fine-tuned from; adapters are loaded onto it.
         kind: of the experts.
-        meta: more to record, JSON data.
+        meta: more to record, JSON data; ``card`` in it is the card's :class:`~ensemw2s.ensemble.card.Story`.
         rule_state: what fitting the rule left.
         replace: put it in the place of an ensemble that lies there, once the new one is whole.
+        card: a person's own card to keep; None keeps one that lies there and was edited, and writes it anew otherwise.
+        title: of a new card; the folder's name by default.
 
     Raises:
         CacheError: the folder exists already, or cannot be written.
@@ -193,12 +200,31 @@ def write_ensemble(
         with quiet():
             tokenizer.save_pretrained(aside)
         write_json(aside / FORMAT_FILE, task_format.to_dict())
+        kept, story = card or edited_card(folder), Story.read(meta.get("card") or {})
+        story = _of_these(story, aside, names, {"alphas": list(alphas), "rule": rule, "state": dict(rule_state or {})})
+        facts = CardFacts(
+            title or folder.name, "ensemble", base, kind, task_format, tokenizer, str(meta.get("task", "generation")),
+            str(meta.get("head", "tokens")), alphas, meta.get("rounds") or (), rule,
+        )  # fmt: skip
+        write_card(aside, facts, story, kept)
+        told = story.model_dump(mode="json", exclude_defaults=True)
         settings = {"format_version": FORMAT_VERSION, "base": base, "kind": kind, "alphas": list(alphas), "rule": rule,
                     "rule_state": dict(rule_state or {}), "experts": names}  # fmt: skip
-        write_json(aside / ENSEMBLE_FILE, {**meta, **settings})
+        write_json(aside / ENSEMBLE_FILE, {**meta, **({"card": told} if told else {}), **settings})
         write_json(aside / CONFIG_FILE, {"model_type": MODEL_TYPE, "architectures": ["Ensemble"]})
     if target != folder:
         _swap(target, folder)
+
+
+def _of_these(story: Story, folder: Path, experts: Sequence[str], mixing: Mapping[str, Any]) -> Story:
+    """The story without its scores, where other experts, alphas or another rule were measured than lie here now."""
+    if not story.scores:
+        return story
+    weights = {p.relative_to(folder).as_posix(): p for name in experts for p in (folder / name).glob("*.safetensors")}
+    stored = fingerprint([{name: file_sha256(path) for name, path in weights.items()}, mixing])
+    if story.stored in ("", stored):
+        return story.model_copy(update={"stored": stored})
+    return story.model_copy(update={"scores": (), "pgr": (), "stored": "changed"})
 
 
 def finish_swap(folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ensemw2s.artifacts import read_json
 from ensemw2s.data.encoding import padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.ensemble import folder as folders
+from ensemw2s.ensemble.card import add_tags
 from ensemw2s.ensemble.combine import MixRule, check_alphas, open_rule
 from ensemw2s.ensemble.engine.bank import Bank
 from ensemw2s.ensemble.engine.cache import EnsembleCache
@@ -30,6 +32,7 @@ from ensemw2s.ensemble.experts import context_limit, end_tokens, vocabulary_size
 from ensemw2s.ensemble.live import LiveExperts, one_vocabulary
 from ensemw2s.ensemble.mixing import Mixer
 from ensemw2s.ensemble.requests import check_request, loading_options
+from ensemw2s.ensemble.uploading import push_folder
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.models.loading import load_tokenizer, quiet
 
@@ -174,7 +177,9 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
         Args:
             save_directory: a new or empty folder, or an ensemble that is replaced once the new one is whole.
             **options: ``push_to_hub=True`` uploads it too, with ``push_to_hub``'s arguments; of transformers' others
-                ``max_shard_size`` is used.
+                ``max_shard_size`` is used. ``title`` is the card's.
+
+        A card (``README.md``) is written with it; one that lies there and was edited is kept.
 
         Raises:
             ModelError: no tokenizer.
@@ -184,15 +189,39 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
             raise ModelError("this ensemble has no tokenizer: set ensemble.tokenizer before saving it")
         shards = options.pop("max_shard_size", "50GB")
         push, hub = options.pop("push_to_hub", False), options.pop("repo_id", Path(save_directory).name)
+        title = str(options.pop("title", ""))
         kind, base = one_kind(self.bank.experts), str(self.meta.get("base", ""))
         folders.write_ensemble(
             Path(save_directory), [expert_writer(model, base, shards) for model in self.models], self.alphas,
             self.rule, tokenizer=self.tokenizer, task_format=self.task_format, base=base, kind=kind, meta=self.meta,
-            rule_state=self.rule_state, replace=True,
+            rule_state=self.rule_state, replace=True, title=title,
         )  # fmt: skip
         if push:
-            names = ("commit_message", "private", "token", "revision", "create_pr", "tags")
-            self.push_to_hub(hub, **{name: options[name] for name in names if name in options})
+            names = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
+            add_tags(Path(save_directory), options.get("tags") or ())
+            push_folder(Path(save_directory), hub, **{name: options[name] for name in names if name in options})
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the whole folder to the Hugging Face hub, in one commit.
+
+        Args:
+            repo_id: ``owner/name``; made where it does not exist. A card there that a person edited is kept.
+            **options: of transformers' ``push_to_hub``: ``commit_message``, ``commit_description``, ``private``,
+                ``token``, ``revision``, ``create_pr``, ``max_shard_size``, ``tags`` (added to the card's).
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ModelError: no tokenizer, or the hub refuses.
+            PrerequisiteError: the hub cannot be reached.
+        """
+        shards, tags = options.pop("max_shard_size", "50GB"), options.pop("tags", None)
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "ensemble"
+            self.save_pretrained(folder, max_shard_size=shards, title=repo_id)
+            add_tags(folder, tags or ())
+            return push_folder(folder, repo_id, **options)
 
     @property
     def rule_state(self) -> Mapping[str, Any]:

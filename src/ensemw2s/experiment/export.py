@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemw2s.artifacts import atomic_folder, remove_aside, write_json
+from ensemw2s.ensemble.card import CardFacts, Story, edited_card, write_card
 from ensemw2s.ensemble.folder import FORMAT_FILE, is_ensemble_folder, write_ensemble
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.methods.bench import Members, ModelRole
@@ -15,8 +16,16 @@ from ensemw2s.methods.boosting import Boosted
 from ensemw2s.models.loading import MODELS, model_folder, quiet
 
 
-def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path) -> None:
-    """Write the boosted ensemble as a folder of its own, over an older one that lies there."""
+def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path, story: Story | None = None) -> None:
+    """Write the boosted ensemble as a folder of its own, over an older one that lies there.
+
+    Args:
+        bench: what trained it.
+        boosted: its experts.
+        folder: where to.
+        story: what its card tells; a card there that was edited is kept.
+    """
+    card = edited_card(folder)
     if folder.is_dir() and not is_ensemble_folder(folder):
         remove_aside(folder)  # the run's own, harmed: made again
     rounds = [dataclasses.asdict(record) for record in boosted.rounds]
@@ -29,14 +38,22 @@ def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path) -> None:
         task_format=bench.settings.task_format,
         base=base_name(bench, "weak"),
         kind="lora" if bench.settings.weak_tuning == "lora" else "full",
-        meta={"rounds": rounds, "pretrained_error": boosted.pretrained_error, **_task(bench)},
+        meta={"rounds": rounds, "pretrained_error": boosted.pretrained_error, **_task(bench), **_told(story)},
         rule_state=boosted.members.rule_state,
         replace=True,
+        card=card,
     )
 
 
-def export_student(bench: StoredBench, members: Members, folder: Path) -> None:
-    """Write a fine-tuned strong model as an ordinary model (or adapter) folder, over an older one that lies there."""
+def export_student(bench: StoredBench, members: Members, folder: Path, story: Story | None = None) -> None:
+    """Write a fine-tuned strong model as an ordinary model (or adapter) folder, over an older one that lies there.
+
+    Args:
+        bench: what trained it.
+        members: the model.
+        folder: where to.
+        story: what its card tells; a card there that was edited is kept.
+    """
     (expert,) = members.experts
     if expert.folder is None:
         return
@@ -47,6 +64,17 @@ def export_student(bench: StoredBench, members: Members, folder: Path) -> None:
         write_json(aside / FORMAT_FILE, bench.settings.task_format.to_dict())
         origin = {"base": base_name(bench, "strong"), **_task(bench), **_summary(bench, members)}
         write_json(aside / "origin.json", origin)
+        settings = bench.settings
+        facts = CardFacts(
+            folder.name, "student", origin["base"], "lora" if settings.strong_tuning == "lora" else "full",
+            settings.task_format, bench.tokenizer("strong"), settings.task, settings.head,
+        )  # fmt: skip
+        write_card(aside, facts, story or Story(), edited_card(folder))
+
+
+def _told(story: Story | None) -> dict[str, Any]:
+    """The card's story as it stands in ``ensemble.json``."""
+    return {"card": story.model_dump(mode="json", exclude_defaults=True)} if story is not None else {}
 
 
 def _task(bench: StoredBench) -> dict[str, Any]:

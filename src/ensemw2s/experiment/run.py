@@ -16,6 +16,7 @@ from ensemw2s.data.stream import own_columns
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError, ModelError
 from ensemw2s.experiment.bench import StoredBench
+from ensemw2s.experiment.cards import story_of_ensemble, story_of_student
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.export import export_ensemble, export_student
 from ensemw2s.experiment.folder import claim_folder, default_out
@@ -132,7 +133,7 @@ def _run(
     results["hardware"] = hardware()
     results["peak_memory_mb"] = peak_memory_mb()
     if parallel.is_main():  # a copy of a large model
-        _write_products(folder, outcome, bench)
+        _write_products(folder, config, outcome, bench, results)
     write_row_scores(folder / "row_scores.parquet", measured)
     return results
 
@@ -168,7 +169,9 @@ class _Told(Forwarding):
             super().finished(title, seconds, reused)
 
 
-def _write_products(folder: Path, outcome: Outcome, bench: StoredBench) -> None:
+def _write_products(
+    folder: Path, config: Config, outcome: Outcome, bench: StoredBench, results: dict[str, Any]
+) -> None:
     if "ensemble" in outcome.labels:
         labels = outcome.labels["ensemble"]
         records = [
@@ -177,9 +180,11 @@ def _write_products(folder: Path, outcome: Outcome, bench: StoredBench) -> None:
         ]
         write_jsonl(folder / "labels.jsonl", records)
     if outcome.boosted is not None:
-        export_ensemble(bench, outcome.boosted, folder / "ensemble")
+        told = story_of_ensemble(config, outcome, results)
+        export_ensemble(bench, outcome.boosted, folder / "ensemble", told)
     if "student" in outcome.systems:
-        export_student(bench, outcome.systems["student"], folder / "student")
+        told = story_of_student(config, outcome, results)
+        export_student(bench, outcome.systems["student"], folder / "student", told)
 
 
 def label_record(raw: Any, row_id: str, answer: Answer) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -186,51 +185,6 @@ def test_mixed_kinds_cannot_be_saved(tmp_path: Path, make_expert: Any, adapted: 
 
 
 # ---- the hub
-
-
-class FakeHub:
-    """What would have been uploaded: ``files`` by their names in the repository."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.calls: list[dict[str, Any]] = []
-
-    def create_repo(self, repo_id: str, **_: Any) -> Any:
-        return SimpleNamespace(repo_id=repo_id)
-
-    def create_commit(self, *, operations: Any, **named: Any) -> None:
-        self.calls.append(named)
-        self.files |= {one.path_in_repo: Path(one.path_or_fileobj).read_bytes() for one in operations}
-
-
-@pytest.fixture
-def hub(monkeypatch: Any) -> FakeHub:
-    from huggingface_hub import ModelCard
-    from transformers.utils import hub as upload
-
-    fake = FakeHub()
-    monkeypatch.setattr(upload, "hf_api", lambda: fake)
-    monkeypatch.setattr(upload, "create_and_tag_model_card", lambda *_, **__: ModelCard("# an ensemble"))
-    return fake
-
-
-@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
-def test_push_offers_every_file(way: str, hub: Any, lora: Any, tmp_path: Path) -> None:
-    ensemble = lora(1, 2)
-    ensemble.save_pretrained(tmp_path / "saved")
-    if way == "push_to_hub":
-        ensemble.push_to_hub("me/ensemble", commit_message="first")
-    else:
-        ensemble.save_pretrained(tmp_path / "again", push_to_hub=True, repo_id="me/ensemble", commit_message="first")
-    wanted = {str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
-    assert "expert-2/adapter_model.safetensors" in wanted
-    assert wanted <= set(hub.files)
-    assert (hub.calls[-1]["commit_message"], hub.calls[-1]["repo_id"]) == ("first", "me/ensemble")
-    place = tmp_path / "fetched"
-    for name, content in hub.files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(content)
-    assert torch.equal(logits(Ensemble.from_pretrained(place)), logits(ensemble))
 
 
 @pytest.fixture
