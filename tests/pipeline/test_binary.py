@@ -89,6 +89,11 @@ def test_its_ensemble_labels_and_is_evaluated_but_writes_no_text(finished: tuple
     assert scores["exact_match"]["n"] == 30
     student = {s["metric"]: s for s in api.evaluate(folder / "student", questions)["scores"]}
     assert student["nll"]["value"] > 0
+    for name in ("ensemble", "student"):
+        card = (folder / name / "README.md").read_text(encoding="utf-8")
+        assert "It answers yes or no" in card
+        assert "```python" not in card
+        assert "pipeline_tag: text-classification" in card
     with pytest.raises(ModelError, match="writes no text"):
         Ensemble.from_pretrained(folder / "ensemble")
     if head == "classifier":
