@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ensemw2s.ensemble.asking import Ask, Event, Told, Uniforms
+from ensemw2s.ensemble.cohort import Cohort
 from ensemw2s.ensemble.combine import MixRule, expert_weights, open_rule
 from ensemw2s.ensemble.engine.bank import Bank
-from ensemw2s.ensemble.engine.joining import drop_columns, join, joinable
+from ensemw2s.ensemble.engine.joining import joinable
 from ensemw2s.ensemble.experts import context_limit, log_distribution
 from ensemw2s.ensemble.numeric import widest
 from ensemw2s.ensemble.prefill import Reading, Row, chunk_of
@@ -29,63 +30,6 @@ from ensemw2s.errors import ConfigError, DataError
 ROWS = 64  # decoded together where nobody says otherwise ...
 CACHE_TOKENS = 262_144  # ... and columns times rows that the cache may hold
 READ_TOKENS = 512  # of prompts read between two steps
-
-
-class _Cohort:
-    """Rows that share a cache, all ending at the same column.
-
-    Attributes:
-        rows: of the batch.
-        cache: theirs.
-        width: columns held.
-        pads: int64 ``[batch]``, columns of padding before each row.
-        last: int64 ``[batch]``, the tokens to be read next.
-        prefix: each expert's log-probability of the answer so far ``[expert, batch]``, for rules that ask.
-    """
-
-    def __init__(self, reading: Reading, last: Tensor, prefix: Tensor | None) -> None:
-        self.rows, self.cache, self.width, self.pads = reading.rows, reading.cache, reading.width, reading.pads
-        self.last, self.prefix = last, prefix
-
-    def logits(self, bank: Bank) -> Tensor:
-        """After the last tokens: ``[expert, batch, vocab]``."""
-        self.width += 1
-        mask = None
-        if bool(self.pads.any()):
-            mask = (torch.arange(self.width, device=self.pads.device) >= self.pads[:, None]).long()
-        positions = (self.width - 1 - self.pads)[:, None]
-        found = bank(self.last[:, None], attention_mask=mask, position_ids=positions, cache=self.cache, keep=1)
-        return found[:, :, -1]
-
-    def keep(self) -> None:
-        """Let go of rows that are gone, and of columns that were only theirs."""
-        places = [place for place, row in enumerate(self.rows) if not row.gone]
-        if len(places) == len(self.rows) or not places:
-            self.rows = [self.rows[place] for place in places]
-            return
-        index = torch.tensor(places, device=self.pads.device)
-        self.rows = [self.rows[place] for place in places]
-        self.cache.reorder_cache(index)
-        self.pads, self.last = self.pads[index], self.last[index]
-        self.prefix = None if self.prefix is None else self.prefix[:, index]
-        self._trim()
-
-    def take(self, other: _Cohort) -> None:
-        """Rows of another cohort come in behind."""
-        join(self.cache, other.cache)
-        wide = max(self.width, other.width)
-        self.pads = torch.cat([self.pads + wide - self.width, other.pads + wide - other.width])
-        self.rows, self.width = self.rows + other.rows, wide
-        self.last = torch.cat([self.last, other.last])
-        if self.prefix is not None and other.prefix is not None:
-            self.prefix = torch.cat([self.prefix, other.prefix], dim=1)
-        self._trim()
-
-    def _trim(self) -> None:
-        unused = int(self.pads.min())
-        if unused:
-            drop_columns(self.cache, unused)
-            self.pads, self.width = self.pads - unused, self.width - unused
 
 
 class Batch:
@@ -127,11 +71,11 @@ class Batch:
         self.alphas, self.rule = expert_weights(alphas, bank.size), open_rule(rule)
         self.pad, self.context, self._vocabulary = pad_token_id, context_limit(bank.experts), bank.vocabulary
         self.limit, self.cache_tokens, self.read_tokens = rows, cache_tokens, read_tokens
-        self._together = joinable(bank.new_cache())
+        self._together, self._piece = joinable(bank.new_cache()), chunk_of(bank, read_tokens)
         self._slots = itertools.count()
         self._waiting: deque[Row] = deque()
         self._readings: list[Reading] = []
-        self._cohorts: list[_Cohort] = []
+        self._cohorts: list[Cohort] = []
         self._held: dict[int, Row] = {}
 
     @property
@@ -207,11 +151,13 @@ class Batch:
         long_free = not any(reading.pieces for reading in self._readings)
         together: list[Row] = []
         begun: set[int] = set()
+        longest = max((held.length for held in self._held.values()), default=0)
         for row in self._waiting:
-            if not self._has_room(row):
+            longest = max(longest, row.length)
+            if not self._has_room(longest):
                 break
             kind = row.ask.score_prompt
-            chunk = chunk_of(self.bank, self.read_tokens) if kind else self.read_tokens
+            chunk = self._piece if kind else self.read_tokens
             if len(row.ask.prompt) > chunk:
                 if not long_free:
                     continue
@@ -228,11 +174,10 @@ class Batch:
         groups = [together] if self._together else [[row] for row in together]
         self._readings += [Reading(self.bank, rows, self.pad, None) for rows in groups if rows]
 
-    def _has_room(self, row: Row) -> bool:
-        if not self._held:
-            return True
-        longest = max(len(held.ask.prompt) + held.limit for held in (*self._held.values(), row))
-        return len(self._held) < self.limit and (len(self._held) + 1) * longest <= self.cache_tokens
+    def _has_room(self, longest: int) -> bool:
+        """Whether one more row fits, the longest of them having so many tokens in the end; one alone always does."""
+        rows = len(self._held) + 1
+        return rows == 1 or (rows <= self.limit and rows * longest <= self.cache_tokens)
 
     def _read(self) -> list[Reading]:
         """One piece of every reading; those that are through."""
@@ -242,16 +187,16 @@ class Batch:
         self._readings = [reading for reading in self._readings if not reading.through]
         return done
 
-    def _fresh(self, reading: Reading) -> _Cohort:
+    def _fresh(self, reading: Reading) -> Cohort:
         size, device = len(reading.rows), self.bank.device
         prefix = None
         if self.rule.needs_prefix:
             prefix = torch.zeros((self.bank.size, size), dtype=widest(device), device=device)
-        return _Cohort(reading, torch.zeros(size, dtype=torch.int64, device=device), prefix)
+        return Cohort(reading, torch.zeros(size, dtype=torch.int64, device=device), prefix)
 
     # ---- every row gets a token
 
-    def _say(self, logits: Tensor, cohorts: list[_Cohort]) -> list[Event]:
+    def _say(self, logits: Tensor, cohorts: list[Cohort]) -> list[Event]:
         """Mix ``[expert, batch, vocab]``, choose, and tell; the cohorts' rows know what comes next."""
         rows = [row for cohort in cohorts for row in cohort.rows]
         log_probs = log_distribution(logits, torch.float32)

@@ -41,6 +41,11 @@ class Row:
     uniforms: Any = None
     scored: list[Told] | None = None
 
+    @property
+    def length(self) -> int:
+        """Tokens at the most, prompt and answer together."""
+        return len(self.ask.prompt) + self.limit
+
 
 def chunk_of(bank: Bank, most: int) -> int:
     """Prompt tokens whose distributions under all experts are held at once."""
