@@ -50,8 +50,10 @@ def clean_environment() -> dict[str, str]:
 
 
 def build(tree: Path, out: Path, *what: str) -> None:
-    command = [sys.executable, "-m", "build", "--no-isolation", "--skip-dependency-check", *what, "--outdir", out]
-    done = subprocess.run([*command, tree], env=clean_environment(), capture_output=True, text=True, cwd=out.parent)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--skip-dependency-check", *what, "--outdir", str(out)]
+    done = subprocess.run(
+        [*command, str(tree)], env=clean_environment(), capture_output=True, text=True, cwd=out.parent
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

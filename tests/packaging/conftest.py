@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the wheel was installed into, with nothing else."""
     target = tmp_path_factory.mktemp("installed") / "here"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", target]
-    done = subprocess.run([*command, built.wheel], env=clean_environment(), capture_output=True, text=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(target)]
+    done = subprocess.run([*command, str(built.wheel)], env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target

@@ -1,0 +1,166 @@
+"""What the code imports is what is declared, and the licences of all of it are allowed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from email.message import Message
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import packages_distributions
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+RULES = PROJECT["tool"]["ensemw2s"]["licences"]
+BASE = PROJECT["project"]["dependencies"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+FOR_USERS = ("hub", "eval", "trackio", "wandb", "ray", "serve")
+
+
+def _licences() -> Any:
+    loader = SourceFileLoader("licences", str(ROOT / "scripts" / "licences"))
+    spec = spec_from_loader("licences", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
+
+
+licences = _licences()
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(text).name) for text in requirements}
+
+
+def imported() -> dict[str, set[str]]:
+    """Top-level modules of others, by the files that import them."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                modules = [node.module]
+            else:
+                continue
+            for module in (name.split(".")[0] for name in modules):
+                if module not in sys.stdlib_module_names and module != "ensemw2s":
+                    found.setdefault(module, set()).add(path.name)
+    return found
+
+
+def test_every_import_is_declared() -> None:
+    declared = names(BASE) | names([text for extra in FOR_USERS for text in EXTRAS[extra]])
+    where = packages_distributions()
+    undeclared = {}
+    for module, files in imported().items():
+        owners = {canonicalize_name(name) for name in where.get(module, [module])}
+        if not owners & declared:
+            undeclared[module] = sorted(files)
+    assert undeclared == {}
+
+
+def test_every_base_dependency_is_used() -> None:
+    where = packages_distributions()
+    used = {canonicalize_name(name) for module in imported() for name in where.get(module, [module])}
+    assert names(BASE) - used == {"tensorboard"}  # torch.utils.tensorboard imports it
+
+
+def test_extras_are_small_named_and_told_apart() -> None:
+    assert set(EXTRAS) - {"dev"} >= {*FOR_USERS, "release"}
+    assert all(re.fullmatch(r"[a-z]+", name) for name in EXTRAS)
+    for extra in FOR_USERS:
+        assert len(EXTRAS[extra]) <= 4
+        assert not names(EXTRAS[extra]) & names(BASE)
+    for text in BASE:
+        assert str(Requirement(text).specifier).startswith(">="), f"{text}: a lower bound, and no upper one"
+
+
+@pytest.mark.parametrize("extra", [None, "hub", "serve"])
+def test_the_licences_of_all_that_is_installed_are_allowed(extra: str | None) -> None:
+    found, missing = licences.closure([*BASE, *(EXTRAS[extra] if extra else [])])
+    assert names(BASE) <= set(found)
+    assert missing == []
+    assert len(found) > len(BASE)
+    told = {name: licences.licence_of(one, RULES) for name, one in found.items()}
+    refused = {name: licence for name, licence in told.items()
+               if not licences.allowed(licence, RULES["allow"]) and not licences.is_vendor(name, RULES)}  # fmt: skip
+    assert refused == {}
+
+
+@pytest.mark.parametrize(
+    ("expression", "right"),
+    [
+        ("MIT", True), ("GPL-3.0-only", False), ("", False), ("MIT AND GPL-3.0-only", False),
+        ("MIT OR GPL-3.0-only", True), ("GPL-3.0-only OR MIT", True), ("MIT AND (GPL-3.0-only OR ISC)", True),
+        ("MIT AND ISC OR GPL-3.0-only AND LGPL-2.1-only", True), ("GPL-2.0-only OR MIT AND AGPL-3.0-only", False),
+        ("Apache-2.0 WITH LLVM-exception", True), ("GPL-2.0-only WITH Classpath-exception-2.0", False),
+        ("(MIT", False), ("MIT MIT", False), ("MIT OR", True), ("MIT AND", False),
+    ],
+)  # fmt: skip
+def test_expressions(expression: str, right: bool) -> None:
+    assert licences.allowed(expression, RULES["allow"]) is right
+
+
+class Package:
+    """A distribution that has metadata only."""
+
+    def __init__(self, **lines: Any) -> None:
+        self.metadata = Message()
+        for name, value in {"Name": "thing", **lines}.items():
+            for one in value if isinstance(value, list) else [value]:
+                self.metadata[name.replace("_", "-")] = one
+
+
+@pytest.mark.parametrize(
+    ("package", "licence"),
+    [
+        (Package(License_Expression="MIT"), "MIT"),
+        (Package(License="apache 2.0"), "Apache-2.0"),
+        (Package(License="Copyright (c) " + "x" * 300, Classifier=["License :: OSI Approved :: BSD License"]), "BSD-3-Clause"),
+        (Package(License="Dual License", Classifier=["License :: OSI Approved :: BSD License",
+                                                     "License :: OSI Approved :: Apache Software License"]),
+         "BSD-3-Clause OR Apache-2.0"),
+        (Package(License="Beerware-ish"), "Beerware-ish"),
+        (Package(Classifier=["Programming Language :: Python"]), ""),
+        (Package(Name="matplotlib"), "PSF-2.0"),
+    ],
+)  # fmt: skip
+def test_what_metadata_say(package: Any, licence: str) -> None:
+    assert licences.licence_of(package, RULES) == licence
+
+
+def test_a_missing_package_and_an_unknown_licence_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, missing = licences.closure(["no-such-thing-anywhere", "numpy; python_version < '3'"])
+    assert (found, missing) == ({}, ["no-such-thing-anywhere"])
+    monkeypatch.setattr(licences, "closure", lambda wanted: ({}, ["torch"]))
+    assert licences.main([]) == 2
+    assert "torch is not installed here" in capsys.readouterr().err
+
+
+def test_constraints_cover_the_base() -> None:
+    """Every direct dependency is pinned, once, to a version its own bound allows."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    versions = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in pinned}
+    assert len(versions) == len(pinned)
+    for text in BASE:
+        wanted = Requirement(text)
+        name = canonicalize_name(wanted.name)
+        assert name in versions, f"{name} is not in constraints.txt"
+        assert wanted.specifier.contains(versions[name])
