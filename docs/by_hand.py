@@ -1,4 +1,4 @@
-"""The worked example of docs/concepts: two rows, six answer tokens, two experts. Numbers by the package's own functions."""
+"""The worked example of docs/concepts: two rows, six answer tokens, two experts. The package computes it."""
 
 from __future__ import annotations
 

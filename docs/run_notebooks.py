@@ -1,6 +1,6 @@
 """Runs the notebooks in an empty folder each and writes them, with their outputs, into a folder.
 
-    python docs/run_notebooks.py FOLDER
+python docs/run_notebooks.py FOLDER
 """
 
 from __future__ import annotations

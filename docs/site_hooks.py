@@ -13,9 +13,6 @@ from mkdocs.structure.files import File, Files
 #: Sphinx roles in docstrings, which Markdown does not know: only the name is shown.
 _ROLE = re.compile(r":(?:func|class|mod|meth|data):(?=<code>|`)")
 
-_PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
-_SHOWN = re.compile(r"^@@([\w.]+)@@$", re.MULTILINE)
-
 
 def on_config(config: Any) -> Any:
     """Put decisions, and pages that nobody placed, into the navigation."""
@@ -36,23 +33,9 @@ def on_files(files: Files, config: Any) -> Files:
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             files.remove(file)
-            page = File.generated(config, file.src_uri, content=site_notebooks.as_markdown(Path(file.abs_src_path)))
-            page.src_uri = file.src_uri.removesuffix(".ipynb") + ".md"
-            page.dest_uri = page.src_uri.removesuffix(".md") + "/index.html"
-            page.url = page.src_uri.removesuffix(".md") + "/"
-            files.append(page)
+            name = file.src_uri.removesuffix(".ipynb") + ".md"
+            files.append(File.generated(config, name, content=site_notebooks.as_markdown(Path(file.abs_src_path))))
     return files
-
-
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Files of the example plug-in where a page says ``@@name@@``: shown as they are tested."""
-    return _SHOWN.sub(lambda match: _listing(match[1]), markdown)
-
-
-def _listing(name: str) -> str:
-    path = next(_PLUGIN.rglob(name))
-    language = {".py": "python"}.get(path.suffix, path.suffix[1:])
-    return f"```{language}\n{path.read_text(encoding='utf-8').rstrip()}\n```"
 
 
 def on_page_content(html: str, **_: Any) -> str:

@@ -12,7 +12,11 @@ from ensemw2s.data.hub import DATASETS, HubDataset
 def read_sum(record: Mapping[str, Any]) -> dict[str, Any]:
     """From one record to our columns: question, answer, and maybe context, choices, difficulty."""
     left, right = record["left"], record["right"]
-    return {"question": f"What is {left} + {right}?", "answer": str(left + right), "difficulty": float(record["digits"])}
+    return {
+        "question": f"What is {left} + {right}?",
+        "answer": str(left + right),
+        "difficulty": float(record["digits"]),
+    }
 
 
 DATASETS.register("sums")(
