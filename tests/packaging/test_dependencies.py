@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from email.message import Message
@@ -164,3 +165,15 @@ def test_constraints_cover_the_base() -> None:
         name = canonicalize_name(wanted.name)
         assert name in versions, f"{name} is not in constraints.txt"
         assert wanted.specifier.contains(versions[name])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_a_bill_of_materials_needs_a_wheel(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "sbom", tmp_path / "none.whl"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 2
+    assert f"error: no wheel {tmp_path / 'none.whl'}" in done.stderr
