@@ -68,4 +68,6 @@ def test_drawn_requests(described: Any, listening: Any, mode: str, path: str, me
     assert listening.engine.live == 0
 
 
-LIMITED = {"max_tokens": 3, "max_completion_tokens": 3, "logprobs": 2, "n": 2, "best_of": 2, "prompt": [[5, 6], [7]]}
+LIMITED = {
+    "max_tokens": 3, "max_completion_tokens": 3, "n": 2, "best_of": 2, "prompt": [[5, 6], [7]], "stream": True,
+}  # fmt: skip

@@ -42,7 +42,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 _SMALL = 4096  # bytes of a request that is read at once
 _FEW = 64  # tokens whose numbers are told at once
-_EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks, with stream."}}}
+_EVENTS: dict[str, Any] = {"text/event-stream": {}}  # with ``stream``; each event is a chunk, or [DONE]
 
 
 class Service:
