@@ -6,6 +6,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -156,20 +157,24 @@ def project() -> dict[str, Any]:
 
 
 def check_pip(words: Sequence[str]) -> None:
-    """``pip install`` of an extra that there is, or of a folder that there is."""
+    """``pip install`` of extras that there are, of a folder that there is, with a file of constraints that there is."""
     assert words[0] == "install"
-    for target in words[1:]:
-        extra = re.fullmatch(r"ensemw2s\[([\w,]+)\]", target)
+    for before, target in zip(words, words[1:], strict=False):
+        extra = re.fullmatch(r"(?:ensemw2s|\.)\[([\w,]+)\]", target)
         if extra:
             assert set(extra[1].split(",")) <= set(project()["optional-dependencies"])
-        else:
+        elif before in ("-c", "-r"):
+            assert (ROOT / target).is_file(), target
+        elif not target.startswith("-"):
             assert (ROOT / target / "pyproject.toml").is_file(), target
 
 
 def check_script(words: Sequence[str]) -> None:
-    """A script that there is and that knows these options; or ``-m pytest`` of tests that there are."""
-    if words[:2] == ["-m", "pytest"]:
-        assert all((ROOT / word).exists() for word in words[2:] if not word.startswith("-"))
+    """A script that there is and that knows these options; or ``-m`` and a module that there is."""
+    if words[0] == "-m":
+        assert find_spec(words[1]) is not None, words[1]
+        if words[1] == "pytest":
+            assert all((ROOT / word).exists() for word in words[2:] if not word.startswith("-"))
         return
     text = (ROOT / words[0]).read_text(encoding="utf-8")
     unknown = [word for word in words[1:] if word.startswith("--") and word not in text]

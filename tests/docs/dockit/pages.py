@@ -82,24 +82,31 @@ def commands(page: str) -> list[Command]:
             continue
         text = re.sub(r" *\\\n\s*", " ", block.text)
         for offset, line in enumerate(text.splitlines()):
-            words = _words(line)
-            if words and (words[0] in PROGRAMS or words[0].startswith("scripts/")):
-                found.append(Command(page, block.line + offset, tuple(words)))
-            elif words and block.language:
-                raise ValueError(f"{page}:{block.line + offset}: '{words[0]}' is no program that tests know")
+            for words in _words(line):
+                if words[0] in PROGRAMS or words[0].startswith("scripts/"):
+                    found.append(Command(page, block.line + offset, tuple(words)))
+                elif block.language:
+                    raise ValueError(f"{page}:{block.line + offset}: '{words[0]}' is no program that tests know")
     return found
 
 
-def _words(line: str) -> list[str]:
-    """A line as a shell splits it, without prompt, variables before it, and an explanation in another column."""
+def _words(line: str) -> list[list[str]]:
+    """A line as a shell splits it, at ``&&`` into several commands.
+
+    Without prompt, variables before a command, the environment's folder, and an explanation in another column.
+    """
     line = re.sub(r"\s{3,}(?=[a-z]).*$", "", line.strip().removeprefix("$ "))
     try:
         words = shlex.split(line, comments=True)
     except ValueError:  # prose or code of another language
         return []
-    while words and words[0] != "export" and _VARIABLE.match(words[0]):
-        words.pop(0)
-    return words
+    found: list[list[str]] = [[]]
+    for word in words:
+        if word == "&&":
+            found.append([])
+        elif found[-1] or word == "export" or not _VARIABLE.match(word):
+            found[-1].append(word if found[-1] else word.removeprefix(".venv/bin/"))
+    return [words for words in found if words]
 
 
 def outputs(page: str) -> list[tuple[Block, str | None]]:
