@@ -66,13 +66,13 @@ def start() -> Iterator[Callable[..., Process]]:
 
 
 def test_a_server_from_start_to_end(start: Callable[..., Process], folder: Path) -> None:
-    server = start(str(folder), "--port", "0", "--grace", "20", ENSEMW2S_API_KEYS=KEY)
+    server = start(str(folder), "--port", "0", "--rows", "1", "--grace", "60", ENSEMW2S_API_KEYS=KEY)
     assert "model 'three': 3 experts, rule mean" in server.said[0]
     assert "conversations by the task format" in server.said[0]
     assert httpx.get(f"{server.url}/v1/models").status_code == 401
     options: Any = {"base_url": server.url, "headers": {"Authorization": f"Bearer {KEY}"}, "timeout": 60}
     with httpx.Client(**options) as client, httpx.Client(**options) as other:
-        body = {"model": "three", "prompt": "Question", "max_tokens": 200, "temperature": 2.0, "seed": 3, "n": 16}
+        body = {"model": "three", "prompt": "Question", "max_tokens": 200, "temperature": 2.0, "seed": 3, "n": 40}
         wanted = client.post("/v1/completions", json=body).json()["choices"]
         found: list[Any] = []
         running = threading.Thread(target=lambda: found.append(client.post("/v1/completions", json=body)))
