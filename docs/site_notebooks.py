@@ -30,10 +30,13 @@ def _cell(cell: dict[str, Any]) -> str:
     if cell["cell_type"] == "markdown":
         return source
     language = "sh" if source.startswith("!") else "python"
-    return "\n\n".join([f"```{language}\n{source.removeprefix('!')}\n```", *map(_output, cell.get("outputs", []))])
+    outputs = [shown for shown in map(_output, cell.get("outputs", [])) if shown]
+    return "\n\n".join([f"```{language}\n{source.removeprefix('!')}\n```", *outputs])
 
 
 def _output(output: dict[str, Any]) -> str:
+    if output.get("name") == "stderr":  # warnings of libraries, with the paths of whoever built the site
+        return ""
     data = output.get("data", {})
     if "image/png" in data:
         png = base64.b64encode(base64.b64decode(data["image/png"])).decode()

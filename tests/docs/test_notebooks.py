@@ -35,3 +35,15 @@ def test_notebooks_are_stored_without_outputs(path: Path) -> None:
 
 def test_there_are_two() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["own_data", "quickstart"]
+
+
+def test_outputs_are_shown_without_warnings_and_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import site_notebooks
+
+    outputs = [{"name": "stderr", "text": ["/a/path: a warning"]}, {"name": "stdout", "text": ["\x1b[1mbold\x1b[0m\n", "2\n"]},
+               {"data": {"text/plain": ["'x'"]}}]  # fmt: skip
+    cells = [{"cell_type": "markdown", "source": ["# T"]}, {"cell_type": "code", "source": ["x"], "outputs": outputs}]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    shown = "# T\n\n```python\nx\n```\n\n```text\nbold\n2\n```\n\n```text\n'x'\n```\n"
+    monkeypatch.delenv(site_notebooks.EXECUTED, raising=False)
+    assert site_notebooks.as_markdown(tmp_path / "a.ipynb") == shown
