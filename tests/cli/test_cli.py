@@ -198,7 +198,7 @@ def test_a_stop_keeps_what_is_finished_and_prints_the_command_that_resumes(
     while not list((tmp_path / "store").glob("answers/*/checksums.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=240)
     assert process.returncode == code
     assert "Traceback" not in error
     assert "ensemw2s run tiny --out out expert.epochs=400 'weak_epochs=[1,400]'" in error

@@ -47,6 +47,10 @@ def test_two_at_once_share_the_work(rounds: Any, tmp_path: Path) -> None:
 def test_one_of_two_is_killed(rounds: Any, tmp_path: Path) -> None:
     """The other takes its stage over, from the checkpoint it left."""
     first = start(rounds, tmp_path, "one", operation=9, only="step-000000003")
+    until = time.monotonic() + 120
+    while not list((tmp_path / "data" / "store").glob("checkpoints/*")):  # it is the first that trains
+        assert time.monotonic() < until, first.said()
+        time.sleep(0.002)
     second = start(rounds, tmp_path, "other")
     assert first.wait() == -signal.SIGKILL
     assert second.wait() == 0, second.said()

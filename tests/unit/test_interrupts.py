@@ -24,6 +24,7 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_once(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)  # under nohup it would be ignored, and stay so
     interrupts.install()
     with pytest.raises(interrupts.Stopped) as stopped:
         signal.raise_signal(number)

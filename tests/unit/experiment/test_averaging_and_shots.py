@@ -63,7 +63,7 @@ def test_a_few_shot_prompt_holds_examples_then_the_question() -> None:
 
 
 def test_few_shot_answers_come_from_the_whole_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ensemw2s.experiment import bench as bench_module
+    from ensemw2s.ensemble import decoding
 
     bench = Machine(device="cpu", store=tmp_path).bench(
         "w2s-weak", "w2s-strong", TaskFormat(max_new_tokens=2), Reporter()
@@ -71,13 +71,13 @@ def test_few_shot_answers_come_from_the_whole_prompt(tmp_path: Path, monkeypatch
     labelled = [Row(f"r{i}", f"what is {i}?", f"{i}") for i in range(6)]
     members = few_shot(bench, labelled, 3, seed=1)
     seen: list[str] = []
-    original = bench_module.generate
+    original = decoding.generate
 
     def watched(models: Any, alphas: Any, rule: Any, prompts: Any, **options: Any) -> Any:
         seen.extend(bench.tokenizer("strong").decode(prompt) for prompt in prompts)
         return original(models, alphas, rule, prompts, **options)
 
-    monkeypatch.setattr(bench_module, "generate", watched)
+    monkeypatch.setattr(decoding, "generate", watched)
     bench.answer(members, [Row("x", "what is 9?")], purpose="test")
     assert seen[0].count("Answer:") == 4
     assert seen[0].endswith("Question: what is 9?\nAnswer:")
