@@ -158,7 +158,9 @@ def test_questions_that_do_not_fit_are_counted(home: Path) -> None:
 
 def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
     (home / "many.jsonl").write_text(
-        "".join(json.dumps({"question": f"What is {n} {n + 1} 3 put from small to large?"}) + "\n" for n in range(12000))
+        "".join(
+            json.dumps({"question": f"What is {n} {n + 1} 3 put from small to large?"}) + "\n" for n in range(12000)
+        )
     )
     words = ["label", "--ensemble", "ens", "--in", "many.jsonl", "--out", "many/", "--min-confidence", "0.01"]
     child = subprocess.Popen([*COMMAND, *words], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
