@@ -171,7 +171,7 @@ def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
     assert child.returncode == 128 + signal.SIGINT
     assert "To go on from there:\n  ensemw2s label --ensemble ens --in many.jsonl --out many/" in error
     done = ensemw2s(*words, cwd=home)
-    assert " of 3000 questions in many/ (" in done.stdout
+    assert " of 12000 questions in many/ (" in done.stdout
     assert "of them found finished" in done.stdout
 
 

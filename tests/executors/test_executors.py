@@ -210,6 +210,7 @@ def _workers(process: subprocess.Popen[str], store: Path) -> list[psutil.Process
     return psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.exhaustive
 def test_sigterm_stops_all_workers_and_the_command_again_goes_on(
     alone: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
@@ -236,6 +237,7 @@ def test_workers_do_not_outlive_a_killed_command(tmp_path: Path) -> None:
     assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
+@pytest.mark.exhaustive
 @needs_ray
 def test_workers_meet_at_a_url(
     alone: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -252,6 +254,7 @@ def test_workers_meet_at_a_url(
     assert decided(results["scores"]) == decided(same)
 
 
+@pytest.mark.exhaustive
 @needs_ray
 def test_a_cluster_that_is_there_already_and_loses_a_machine(
     alone: tuple[dict[str, Any], Path], tmp_path: Path

@@ -50,7 +50,10 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.exhaustive) if place % 3 else case for place, case in enumerate(CASES)],
+)
 def test_refused_by_the_operating_system(rounds: Any, tmp_path: Path, case: str) -> None:
     only, at, code = CASES[case]
     plan = Plan(
@@ -126,6 +129,7 @@ def on_a_small_disk(rounds: Any, tmp_path: Path, size: str, prepare: str = "") -
     return (keep / "first.err").read_text()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["1m", "5m"])
 def test_a_disk_that_is_really_full(rounds: Any, tmp_path: Path, size: str) -> None:

@@ -59,7 +59,16 @@ def test_one_of_two_is_killed(rounds: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["model.safetensors", "training.json", "checksums.json", "step-000000002"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "model.safetensors",
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("training.json", "checksums.json", "step-000000002")
+        ),
+    ],
+)
 def test_one_is_stopped_and_wakes_up_later(rounds: Any, tmp_path: Path, place: str) -> None:
     """A laptop that sleeps inside a stage: another takes over; the sleeper finds its work done and harms nothing."""
     sleeper = start(rounds, tmp_path, "sleeper", operation=1, only=place, signal=signal.SIGSTOP)

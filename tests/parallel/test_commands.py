@@ -90,6 +90,7 @@ def losses(store: Path) -> list[list[float]]:
     return [json.loads(path.read_text())["losses"] for path in found]
 
 
+@pytest.mark.exhaustive
 def test_a_run_gives_the_scores_of_one_process_and_its_stages_say_how_many(tmp_path: Path) -> None:
     done = torchrun(
         "-m",

@@ -223,6 +223,7 @@ def test_lora_and_reweighting_run_through(tmp_path: Path) -> None:
     shutil.rmtree(folder)
 
 
+@pytest.mark.exhaustive
 def test_real_data_with_real_models_stands_at_chance(shared: Path, tmp_path: Path) -> None:
     path = tmp_path / "arc.yaml"
     path.write_text(

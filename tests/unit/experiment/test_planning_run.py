@@ -104,6 +104,7 @@ def large(*overrides: str, **options: object) -> Plan:
     return make_plan(config, PlanOptions(**settings))  # type: ignore[arg-type]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_large_study_is_planned_without_models_or_data() -> None:
     plan = large("split.pool=100000", devices=8, workers=4)
@@ -126,6 +127,7 @@ def test_a_large_study_is_planned_without_models_or_data() -> None:
     assert json.loads(json.dumps(to_json(plan)))["stages"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_ten_times_the_pool_costs_ten_times_as_much() -> None:
     one, ten = large("split.pool=100000"), large("split.pool=1000000")
@@ -144,6 +146,7 @@ def _settings(warning: str) -> list[str]:
     return [word.rstrip(";") for word in warning.split() if "=" in word]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_advice_makes_it_fit() -> None:
     plan = large("split.pool=10000", "student.micro_batch_size=64", hardware="a100")
@@ -161,6 +164,7 @@ def test_crowded_scoring_is_worth_a_warning_where_it_takes_long() -> None:
     assert any(crowded in warning for warning in large(*few).warnings)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_full_training_of_seven_billion_needs_several_devices() -> None:
     plan = large("split.pool=10000", "models.strong_tuning=full", "student.micro_batch_size=4")

@@ -169,7 +169,7 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
         echo(plain(3), tmp_path / "l")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_killed_at_any_moment_it_resumes_to_equal_bytes(
     tmp_path: Path, experts: list[Any], tokenizer: Any, make_rows: Callable[..., list[Row]], seed: int
 ) -> None:
