@@ -24,6 +24,10 @@ RULES = PROJECT["tool"]["ensemw2s"]["licences"]
 BASE = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FOR_USERS = ("hub", "eval", "trackio", "wandb", "ray", "serve")
+FOR_TOOLS = ("dev", "docs", "release")
+#: Extras that nothing else contains: they may be absent where the tests run.
+ALONE = ("trackio", "wandb", "release")
+RELEASING = (ROOT / "docs/releasing.md").read_text(encoding="utf-8")
 
 
 def _licences() -> Any:
@@ -81,7 +85,7 @@ def test_every_base_dependency_is_used() -> None:
 
 
 def test_extras_are_small_named_and_told_apart() -> None:
-    assert set(EXTRAS) - {"dev"} >= {*FOR_USERS, "release"}
+    assert set(EXTRAS) == {*FOR_USERS, *FOR_TOOLS}
     assert all(re.fullmatch(r"[a-z]+", name) for name in EXTRAS)
     for extra in FOR_USERS:
         assert len(EXTRAS[extra]) <= 4
@@ -90,16 +94,55 @@ def test_extras_are_small_named_and_told_apart() -> None:
         assert str(Requirement(text).specifier).startswith(">="), f"{text}: a lower bound, and no upper one"
 
 
-@pytest.mark.parametrize("extra", [None, "hub", "serve"])
+@pytest.mark.parametrize("extra", [None, *EXTRAS])
 def test_the_licences_of_all_that_is_installed_are_allowed(extra: str | None) -> None:
-    found, missing = licences.closure([*BASE, *(EXTRAS[extra] if extra else [])])
+    found, missing = licences.closure([*BASE, *(licences.needs(extra, EXTRAS) if extra else [])])
+    if extra in ALONE and missing:
+        pytest.skip(f"{', '.join(missing)} of the extra '{extra}' is not installed here")
     assert names(BASE) <= set(found)
     assert missing == []
     assert len(found) > len(BASE)
+    but = licences.exceptions(extra, EXTRAS, RULES) if extra else {}
     told = {name: licences.licence_of(one, RULES) for name, one in found.items()}
-    refused = {name: licence for name, licence in told.items()
-               if not licences.allowed(licence, RULES["allow"]) and not licences.is_vendor(name, RULES)}  # fmt: skip
+    refused = {name: licence for name, licence in told.items() if not licences.may_come(name, licence, RULES, but)}
     assert refused == {}
+    unneeded = {name for name in but if name not in found or licences.may_come(name, told[name], RULES, {})}
+    assert unneeded == set(), "an exception that nothing needs any more"
+
+
+def test_exceptions_are_named_reasoned_and_never_of_the_package_itself() -> None:
+    assert set(RULES["extras"]) <= set(EXTRAS)
+    for extra, but in RULES["extras"].items():
+        for name, one in but.items():
+            assert set(one) == {"licence", "why"}, name
+            assert len(one["why"]) > 20, f"{name}: say why it may be there"
+            assert not licences.allowed(one["licence"], RULES["allow"])
+            assert extra in FOR_TOOLS or f"`{name}`" in RELEASING, f"docs/releasing.md does not name {name}"
+
+
+def test_an_exception_holds_for_one_extra_one_package_and_one_licence() -> None:
+    rules = {"allow": ["MIT"], "vendors": [], "extras": {"one": {"thing": {"licence": "LGPL-2.1-only", "why": "so"}}}}
+    extras = {"one": ["thing"], "other": ["thing"], "all": ["ensemw2s[one]", "more"]}
+    assert set(licences.exceptions("one", extras, rules)) == set(licences.exceptions("all", extras, rules)) == {"thing"}
+    assert licences.exceptions("other", extras, rules) == {}
+    assert licences.needs("all", extras) == ["more", "thing"]
+    but = licences.exceptions("one", extras, rules)
+    assert licences.may_come("thing", "LGPL-2.1-only", rules, but)
+    assert not licences.may_come("thing", "GPL-3.0-only", rules, but)
+    assert not licences.may_come("another", "LGPL-2.1-only", rules, but)
+    assert licences.may_come("another", "MIT", rules, but)
+
+
+def test_without_arguments_every_extra_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(licences, "closure", lambda wanted: asked.append(wanted) or ({}, []))
+    assert licences.main([]) == 0
+    assert asked == [BASE, *([*BASE, *licences.needs(extra, EXTRAS)] for extra in EXTRAS)]
+    assert set(EXTRAS["eval"]) <= set(asked[-1]), "dev contains eval"
+    assert licences.main(["nothing"]) == 2
+    assert "no extra 'nothing': there are hub, eval" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
