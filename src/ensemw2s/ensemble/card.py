@@ -19,8 +19,8 @@ from ensemw2s.artifacts import CARD, write_text
 from ensemw2s.data.encoding import encode_prompts
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
+from ensemw2s.ensemble.bases import base_origin, shown_base
 from ensemw2s.errors import EnsemW2SError
-from ensemw2s.models.loading import MODELS, resolve_model
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _SEAL = re.compile(r"<!-- ensemw2s card ([0-9a-f]{64}) -->\s*\Z")
@@ -31,6 +31,7 @@ _METRICS = {
 _SHARES = ("exact_match", "token_accuracy", "option_accuracy")
 _SPLITS = {"test_id": "test ID (easy)", "test_ood": "test OOD (hard)"}
 _QUESTION = "your question"
+_NO_ADDRESS = "The base was a local folder of that name; it has no address here."
 
 
 class Score(pydantic.BaseModel):
@@ -167,6 +168,7 @@ def render_card(facts: CardFacts, story: Story) -> str:
         facts=facts, story=story, origin=origin, base=shown_base(facts.base), asking=_asking(facts),
         own=[one for one in story.scores if one.system == story.system],
         others=_table(story), rounds=_kept_rounds(facts), version=_version(),
+        no_address=_NO_ADDRESS,
     )  # fmt: skip
     return _sealed(f"---\n{_metadata(facts, story, origin)}\n---\n{body.strip()}\n\n")
 
@@ -183,22 +185,23 @@ def add_tags(folder: Path, tags: Sequence[str]) -> None:
     write_text(path, _sealed(str(card).rstrip() + "\n\n"))
 
 
-def base_origin(base: str) -> Literal["built-in", "folder", "hub", "unknown"]:
-    """What kind of name a base has. A folder's path is nobody's business, and no name on the hub."""
-    if not base:
-        return "unknown"
-    if base in MODELS:
-        return "built-in"
-    try:
-        resolved = resolve_model(base)
-    except EnsemW2SError:
-        return "folder"
-    return "hub" if resolved == base and not Path(base).is_dir() else "folder"
+def with_base(text: str, old: str, new: str) -> str:
+    """A card written here while its base was a local folder, as it is where that base has an address on the hub.
 
+    Args:
+        text: a card as :func:`render_card` made it.
+        old: the base's path, as the folder records it.
+        new: its hub id.
+    """
+    import yaml
 
-def shown_base(base: str) -> str:
-    """The base's name as it may be published: of a folder the last part only."""
-    return Path(base).name if base_origin(base) == "folder" else base
+    name = shown_base(old)
+    body = _SEAL.sub("", text.replace("\r\n", "\n")).replace("---\n", f"---\n{yaml.safe_dump({'base_model': new})}", 1)
+    for before in ("fine-tuned from `{}`", "A student: `{}`"):
+        body = body.replace(before.format(_cell(name)), before.format(_cell(new)), 1)
+    loading = 'base = AutoModelForCausalLM.from_pretrained("{}")'
+    body = body.replace(loading.format(name), loading.format(new), 1).replace(f"{_NO_ADDRESS}\n", "", 1)
+    return _sealed(body.rstrip() + "\n\n")
 
 
 def _metadata(facts: CardFacts, story: Story, origin: str) -> str:

@@ -197,7 +197,7 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
             rule_state=self.rule_state, replace=True, title=title,
         )  # fmt: skip
         if push:
-            names = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
+            names = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "base_id")
             add_tags(Path(save_directory), options.get("tags") or ())
             push_folder(Path(save_directory), hub, **{name: options[name] for name in names if name in options})
 
@@ -207,13 +207,14 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
         Args:
             repo_id: ``owner/name``; made where it does not exist. A card there that a person edited is kept.
             **options: of transformers' ``push_to_hub``: ``commit_message``, ``commit_description``, ``private``,
-                ``token``, ``revision``, ``create_pr``, ``max_shard_size``, ``tags`` (added to the card's).
+                ``token``, ``revision``, ``create_pr``, ``max_shard_size``, ``tags`` (added to the card's); and
+                ``base_id``, under which others find a base that is a local folder here.
 
         Returns:
             The commit's address.
 
         Raises:
-            ModelError: no tokenizer, or the hub refuses.
+            ModelError: no tokenizer, adapters whose base nobody else has, or the hub refuses.
             PrerequisiteError: the hub cannot be reached.
         """
         shards, tags = options.pop("max_shard_size", "50GB"), options.pop("tags", None)

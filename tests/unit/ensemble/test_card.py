@@ -17,16 +17,8 @@ from hypothesis import strategies as st
 
 from ensemw2s.artifacts import read_json, verify_checksums, write_checksums
 from ensemw2s.data.formatting import TaskFormat
-from ensemw2s.ensemble.card import (
-    CardFacts,
-    Score,
-    Story,
-    base_origin,
-    edited_card,
-    is_own_card,
-    render_card,
-    shown_base,
-)
+from ensemw2s.ensemble.bases import base_origin, shown_base
+from ensemw2s.ensemble.card import CardFacts, Score, Story, edited_card, is_own_card, render_card, with_base
 from ensemw2s.ensemble.model import Ensemble
 from ensemw2s.models.loading import load_tokenizer
 
@@ -110,6 +102,19 @@ def test_no_path_of_a_machine_is_published(tokenizer: Any, tmp_path: Path) -> No
     assert "base_model" not in metadata(render_card(facts(tokenizer, base="w2s-weak"), Story()))
     assert base_origin("") == "unknown"
     assert base_origin("owner/base") == "hub"
+    assert shown_base("C:\\models\\base") == shown_base("/models/base/") == "base"
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"tuning": "lora"}, {"kind": "student"}, {"kind": "student", "tuning": "lora"}], ids=str
+)
+def test_a_base_that_gets_an_address_makes_the_card_that_it_would_have_had(tokenizer: Any, changes: dict) -> None:
+    here, there = (
+        render_card(facts(tokenizer, base=base, **changes), STORY) for base in ("/nowhere/base", "owner/base")
+    )
+    assert here != there
+    assert with_base(here, "/nowhere/base", "owner/base") == there
+    assert with_base(here.replace("\n", "\r\n"), "/nowhere/base", "owner/base") == there
 
 
 def test_the_ensembles_own_words_load_it(full: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
