@@ -48,7 +48,7 @@ def finished(
 
 
 def test_results_of_a_binary_run(finished: tuple) -> None:
-    _, results, _ = finished
+    folder, results, _ = finished
     assert results["main_metric"] == "exact_match"
     found = {(s["system"], s["split"], s["metric"]): s for s in results["scores"]}
     for split in ("test_id", "test_ood"):
@@ -61,7 +61,14 @@ def test_results_of_a_binary_run(finished: tuple) -> None:
     assert results["split_report"]["rows without choices, left out of the binary task"] == 1
     assert {entry["split"] for entry in results["staged"]} == {"validation", "test_id", "test_ood"}
     assert results["rounds"][0]["tokens"] == 40  # one sample a row
-    assert results["examples"] == []
+    views = json.loads((folder / "views.json").read_text())
+    assert [example["id"] for example in results["examples"]] == [view["id"] for view in views["views"]]
+    for view in views["views"]:  # one class a row, seen by every expert
+        (token,) = view["tokens"]
+        assert {token["text"], *(one["text"] for one in token["top"])} == {"no", "yes"}
+        assert sum(one["probability"] for one in token["top"]) == pytest.approx(1, abs=1e-4)
+        assert len(token["votes"]) == len(views["experts"]) == len(token.get("weights", views["experts"]))
+        assert token["text"] == (view["text"] if view["kind"] == "answer" else view["answer"])
 
 
 def test_classes_are_balanced_in_every_split(finished: tuple) -> None:

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from ensemw2s import parallel
 from ensemw2s.artifacts import read_json, write_json, write_jsonl
+from ensemw2s.data.binary import CLASSES
 from ensemw2s.data.encoding import EncodedRow, encode_options, encode_prompts, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
 from ensemw2s.data.targets import SoftTargets
 from ensemw2s.ensemble.combine import MixRule, open_rule
 from ensemw2s.ensemble.evidence import ExpertTokens, expert_tokens, join_tables
-from ensemw2s.ensemble.experts import end_tokens
-from ensemw2s.ensemble.record import Decoded, Vote
+from ensemw2s.ensemble.experts import end_tokens, vocabulary_size
+from ensemw2s.ensemble.record import Decoded
 from ensemw2s.ensemble.scoring import TokenScores, choice_tables, staged_scores
 from ensemw2s.ensemble.soft import soft_targets
 from ensemw2s.errors import ConfigError, ModelError
@@ -41,6 +42,7 @@ from ensemw2s.experiment.identity import (
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.shelf import BenchSettings, Shelf
 from ensemw2s.experiment.store import StageResult, Store
+from ensemw2s.experiment.viewing import said_rows, view_record
 from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole
 from ensemw2s.models.vocabulary import check_same_vocabulary, tokenizer_fingerprint
 from ensemw2s.training.checkpoint import Checkpoints
@@ -51,12 +53,15 @@ from ensemw2s.training.settings import TrainSettings
 # Raise a number when the stage's code changes what it makes.
 VERSIONS = {
     "expert": 1, "token-table": 1, "answers": 2, "token-counts": 2, "options": 3, "soft-labels": 1, "average": 2,
-    "votes": 1,
+    "views": 1,
 }  # fmt: skip
 _TABLE = ("offsets", "label", "log_prob", "top_id", "top_log_prob", "entropy", "mean_log_prob")
 
 #: Rows that are answered in one stage. A larger set is answered in several, whose boundaries nothing else moves.
 SHARD = 8192
+
+#: Of the mixture's likeliest tokens, so many are kept with every token of an example.
+TOP = 5
 
 #: Right answer tokens, answer tokens, and the sum of -log p over them (nats), of one row.
 Counts = tuple[int, int, float]
@@ -156,7 +161,7 @@ class StoredBench:
             **({"start": start.identity} if start else {}),
             **({"loss": plain(loss)} if loss and loss != LossSettings() else {}),
             **(
-                {"soft": [tensor_fingerprint(part) for part in soft], "context": self._shared_context()} if soft else {}
+                {"soft": [tensor_fingerprint(part) for part in soft], "context": self._soft_context(role)} if soft else {}
             ),
             **self._task(),
             **self._tokenizer(role),
@@ -170,7 +175,7 @@ class StoredBench:
         @parallel.together
         def build(folder: Path) -> None:
             model = self.shelf.to_train(role, start or self.pretrained(role), seed)
-            context = self._shared_context() if soft else self.shelf.context(model)
+            context = self._soft_context(role) if soft else self.shelf.context(model)
             encoded = self.shelf.encode(rows, role, context)
             for ids, fate in ((encoded.cut, "cut from the left to fit"), (encoded.dropped, "left out as too long")):
                 if ids:
@@ -325,7 +330,9 @@ class StoredBench:
         result = self._stage("options", "score options", inputs, build)
         return read_json(result.folder / "options.json")
 
-    def soft_labels(self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole) -> SoftTargets:
+    def soft_labels(
+        self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole, with_labels: bool = False
+    ) -> SoftTargets:
         """See ``Bench``."""
         role = members.experts[0].role
         k = min(top_k, 2) if self.settings.binary else top_k
@@ -337,17 +344,21 @@ class StoredBench:
                 raise ConfigError(
                     f"soft labels are probabilities of the teacher's tokens: {error}; or use loss.targets=hard"
                 ) from error
-        inputs = self._scoring_inputs(members, rows, answers=True) | {"top_k": k, "context": self._shared_context()}
+        context = self._soft_context(student)
+        inputs = self._scoring_inputs(members, rows, answers=True) | {
+            "top_k": k, "context": context, **({"with_labels": True} if with_labels else {}),
+        }  # fmt: skip
 
         @parallel.together
         def build(folder: Path) -> None:
             models = self._members(members)
-            encoded = self.shelf.encode(rows, role, self._shared_context(), self._format(members))
+            encoded = self.shelf.encode(rows, role, context, self._format(members))
 
             def soften(part: Sequence[EncodedRow]) -> SoftTargets:
                 return soft_targets(
-                    models, members.alphas, self._rule(members), part, k=k, pad_token_id=self._pad(members)
-                )
+                    models, members.alphas, self._rule(members), part, k=k, pad_token_id=self._pad(members),
+                    with_labels=with_labels,
+                )  # fmt: skip
 
             parts = parallel.spread_blocks(encoded.rows, _lengths(encoded.rows), soften)
             found = SoftTargets(*map(torch.cat, zip(*parts, strict=True)))
@@ -356,9 +367,13 @@ class StoredBench:
         result = self._stage("soft-labels", "soft labels", inputs, build)
         return SoftTargets(**load_file(result.folder / "soft.safetensors"))
 
-    def _shared_context(self) -> int:
-        """What fits both models, so that teacher and student cut a row at the same place."""
-        return min(self.shelf.role_context("weak"), self.shelf.role_context("strong"))
+    def _soft_context(self, student: ModelRole) -> int:
+        """Tokens of a row, so that teacher and student cut it at the same place: what fits both models.
+
+        Weak experts learn from each other alone, and read what the token tables of boosting hold.
+        """
+        weak = self.shelf.role_context("weak")
+        return weak if student == "weak" else min(weak, self.shelf.role_context("strong"))
 
     # -- answers --------------------------------------------------------------------------------------------
 
@@ -401,7 +416,7 @@ class StoredBench:
         records = [json.loads(line) for line in lines]
         return {r["id"]: Answer(r["text"], r["confidence"], r["agreement"], r["probability"]) for r in records}
 
-    def _decode(self, members: Members, rows: Sequence[Row], purpose: str, votes: bool = False) -> list[Decoded]:
+    def _decode(self, members: Members, rows: Sequence[Row], purpose: str) -> list[Decoded]:
         from ensemw2s.ensemble.decoding import generate  # the engine is slow to import, and most often not needed
 
         s = self.settings
@@ -415,7 +430,7 @@ class StoredBench:
                         models, members.alphas, self._rule(members), [row.input_ids for row in part],
                         ids=[row.id for row in part], max_new_tokens=s.task_format.max_new_tokens,
                         eos_token_ids=end_tokens(models[0], tokenizer), pad_token_id=padding_token(tokenizer),
-                        batch_size=s.batch_size, votes=votes, progress=progress,
+                        batch_size=s.batch_size, progress=progress,
                     )
                 )  # fmt: skip
 
@@ -426,18 +441,54 @@ class StoredBench:
         form = self.settings.task_format
         return sum(form.same_answer(answers[row.id].text, row.answer or "", row) for row in rows) / len(rows)
 
-    def votes(self, members: Members, rows: Sequence[Row]) -> list[Decoded]:
-        """Answers with every expert's vote a token."""
-        inputs = self._scoring_inputs(members, rows, answers=False)
-        inputs |= {"max_new_tokens": self.settings.task_format.max_new_tokens}
+    def views(self, members: Members, rows: Sequence[Row], *, labelled: bool, most: int) -> list[dict[str, Any]]:
+        """Rows token by token: what the mixture and every expert make of each token of an answer (see ``viewing``).
+
+        Args:
+            members: who looks.
+            rows: rows too long for the model are left out.
+            labelled: look at the rows' own answers; otherwise at those that the members write.
+            most: tokens that are kept of an answer.
+        """
+        s = self.settings
+        inputs = self._scoring_inputs(members, rows, answers=labelled) | {"top_k": TOP, "most": most}
+        inputs |= {} if labelled else {"max_new_tokens": s.task_format.max_new_tokens}
 
         @parallel.together
         def build(folder: Path) -> None:
-            found = self._decode(members, rows, "example", votes=True)
-            write_json(folder / "votes.json", [dataclasses.asdict(decoded) for decoded in found])
+            from ensemw2s.ensemble.text.names import TokenNames
+            from ensemw2s.ensemble.views import token_views
 
-        result = self._stage("votes", "answer the report's examples", inputs, build)
-        return [_voted(record) for record in read_json(result.folder / "votes.json")]
+            models, tokenizer = self._members(members), self.tokenizer(members.experts[0].role)
+            ends, context = end_tokens(models[0], tokenizer), self.shelf.context(models[0])
+            look = partial(
+                token_views, models, members.alphas, self._rule(members), top_k=TOP, pad_token_id=self._pad(members)
+            )
+            if labelled:
+                encoded = self.shelf.encode(rows, members.experts[0].role, context, self._format(members)).rows
+                views, finished = look(encoded), [True] * len(encoded)
+            else:
+                prompts = encode_prompts(rows, tokenizer, self._format(members), context).rows
+                decoded = self._decode(members, rows, "example")
+                encoded, views = said_rows(prompts, decoded, ends, int(tokenizer.eos_token_id), look)
+                finished = [one.finished for one in decoded]
+            if s.binary:
+                write_json(folder / "views.json", [
+                    {**view_record(row.id, view, CLASSES.__getitem__, most), "finished": True,
+                     "text": CLASSES[row.input_ids[-1]]}
+                    for row, view in zip(encoded, views, strict=True)
+                ])  # fmt: skip
+                return
+            names = TokenNames(tokenizer, vocabulary_size(models[0]), ends)
+            write_json(folder / "views.json", [
+                {**view_record(row.id, view, names.token_text, most), "finished": done,
+                 "text": tokenizer.decode(row.input_ids[row.prompt_length:], skip_special_tokens=True).strip()}
+                for row, view, done in zip(encoded, views, finished, strict=True)
+            ])  # fmt: skip
+
+        result = self._stage("views", "look at examples token by token", inputs, build)
+        found: list[dict[str, Any]] = read_json(result.folder / "views.json")
+        return found
 
 
 def _curve(title: str, identity: str) -> str:
@@ -462,11 +513,6 @@ def _record(row_id: str, decoded: Decoded | None, tokenizer: Any) -> dict[str, A
     text = tokenizer.decode(decoded.token_ids, skip_special_tokens=True).strip()
     return {"id": row_id, "text": text, "confidence": decoded.confidence, "agreement": decoded.agreement,
             "probability": math.exp(decoded.log_prob)}  # fmt: skip
-
-
-def _voted(record: dict[str, Any]) -> Decoded:
-    votes = [[Vote(*vote) for vote in step] for step in record["votes"]]
-    return Decoded(**{**record, "votes": votes})
 
 
 def _chosen(row: Row, table: list[list[float]], members: Members) -> Answer:

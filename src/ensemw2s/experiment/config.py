@@ -16,6 +16,7 @@ from ensemw2s.errors import ConfigError, nearest, shown
 from ensemw2s.evaluation.metrics import METRICS
 from ensemw2s.experiment.reading import check_plain, parse_yaml
 from ensemw2s.experiment.strict import check_types
+from ensemw2s.methods.boosted import check_form
 from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.systems import SYSTEMS
 from ensemw2s.models.adapters import LoraSettings
@@ -82,7 +83,7 @@ class EvaluationConfig:
         batch_size: rows scored or decoded at once; changes speed and memory only.
         resamples: of the bootstrap.
         staged: also decode with the first 1..T experts.
-        examples: rows shown token by token in the report.
+        examples: training rows shown token by token in the report, and of each test half as many answers.
         margin: of the equivalence test between a student and the ceiling, as a share (0.02 is two points).
     """
 
@@ -162,6 +163,12 @@ class Config:
         for name, least in (("iterations", 2), ("shots", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_form(self.boost, self.rule)
+        if self.loss.name == "additive":
+            raise ConfigError(
+                "loss.name 'additive' is what boost.form=additive trains experts on, added to a fixed sum; a student "
+                "answers alone: use cross_entropy or another loss"
+            )
         self._check_task()
         if any(epochs <= 0 for epochs in self.weak_epochs):
             raise ConfigError(f"weak_epochs must all be above 0, got {list(self.weak_epochs)}")

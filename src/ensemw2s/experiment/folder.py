@@ -21,7 +21,8 @@ from ensemw2s.models.devices import resolve_device
 RUN_FILE = "run.json"
 FINISHED_FILE = "finished.json"
 RESULTS_FILE = "results.json"
-_PRODUCTS = (RESULTS_FILE, "labels.jsonl", "row_scores.parquet", "report.html", "scores.csv")
+VIEWS_FILE = "views.json"
+_PRODUCTS = (RESULTS_FILE, VIEWS_FILE, "labels.jsonl", "row_scores.parquet", "report.html", "scores.csv")
 _FOLDERS = ("ensemble", "student", "plots")
 _DATA = ("source", "pool", "test_id", "test_ood", "validation", "difficulty")
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ensemw2s.boosting import diagnostics as signs
-from ensemw2s.data.encoding import token_offsets
-from ensemw2s.data.rows import Row
 from ensemw2s.data.shift import shift_report
 from ensemw2s.evaluation.bands import difficulty_bands
 from ensemw2s.evaluation.calibration import calibration_interval, reliability
@@ -30,17 +28,30 @@ from ensemw2s.experiment.measuring import (
     token_metrics,
 )
 from ensemw2s.experiment.pipeline import Outcome
+from ensemw2s.experiment.views import build_views, examples_of
 from ensemw2s.methods.systems import SYSTEMS
 
 _SUSPICIOUS = 20
 
 
-def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> tuple[dict[str, Any], Measured]:
-    """``results.json``, without what only the caller knows (peak memory), and the row scores it was made from."""
+class Built(NamedTuple):
+    """``results.json``, without what only the caller knows (peak memory); the row scores it was made from; and the
+    rows that are shown token by token, None where there are none.
+    """
+
+    results: dict[str, Any]
+    measured: Measured
+    views: dict[str, Any] | None
+
+
+def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> Built:
+    """From what a run trained to what it leaves behind."""
     measured = measure_systems(config, outcome, bench)
     metric = main_metric(config, measured)
     systems = list(outcome.systems)
     diagnostics, signs_of_trouble = _diagnostics(config, outcome, bench)
+    staged = _staged(config, outcome, bench)
+    views = build_views(config, outcome, bench, measured)
     results = {
         "schema": 1,
         "preset": config.preset,
@@ -55,7 +66,7 @@ def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> tuple
         "differences": comparing.differences(config, measured, systems),
         "equivalence": comparing.equivalences(config, measured, systems, metric),
         "power": comparing.power(measured, metric, systems),
-        "staged": _staged(config, outcome, bench),
+        "staged": staged,
         "bands": _bands(config, outcome, measured, metric),
         "pseudo_labels": _pseudo_labels(config, outcome, bench),
         "splits": _split_sizes(outcome),
@@ -65,11 +76,11 @@ def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> tuple
         "calibration": _calibration(measured),
         "diagnostics": diagnostics,
         "selection": [_selection(choice) for choice in outcome.selection],
-        "examples": _examples(config, outcome, bench, measured),
+        "examples": examples_of(views),
         "warnings": [*outcome.notes, *signs_of_trouble, *_length_notes(outcome, bench)],
         "timings": {name: round(seconds, 3) for name, seconds in bench.timings.items()},
     }
-    return results, measured
+    return Built(results, measured, views)
 
 
 _interval = comparing.interval_record
@@ -260,62 +271,3 @@ def _length_notes(outcome: Outcome, bench: StoredBench) -> list[str]:
             if summary.get(key):
                 notes.append(f"{summary[key]} training rows of {system} {fate} the model's context")
     return notes
-
-
-def _examples(config: Config, outcome: Outcome, bench: StoredBench, measured: Measured) -> list[dict[str, Any]]:
-    """Training rows token by token: their weights by round, and every expert's vote."""
-    if outcome.boosted is None or config.evaluation.examples < 1 or bench.settings.binary:
-        return []
-    boosted = outcome.boosted
-    rows = outcome.splits.weak_train
-    encoded = bench.shelf.encode(rows, "weak", bench.shelf.role_context("weak")).rows
-    offsets = token_offsets(encoded).tolist()
-    history = [boosted.samples.share_tokens(weights) for weights in boosted.weights[: len(boosted.rounds)]]
-    last = history[-1]
-    # The rows whose heaviest token weighs most: what boosting came to look at.
-    heaviest = sorted(range(len(encoded)), key=lambda i: -float(last[offsets[i] : offsets[i + 1]].max()))
-    by_id = {row.id: row for row in rows}
-    chosen = heaviest[: config.evaluation.examples]
-    bench.purpose = "examples of the report"
-    decoded = bench.votes(boosted.members, [by_id[encoded[i].id] for i in chosen])
-    return [
-        _example(by_id[encoded[i].id], encoded[i], range(offsets[i], offsets[i + 1]), history, answer, bench, boosted)
-        for i, answer in zip(chosen, decoded, strict=True)
-    ]
-
-
-def _example(
-    row: Row, encoded: Any, span: range, history: list[torch.Tensor], decoded: Any, bench: StoredBench, boosted: Any
-) -> dict[str, Any]:
-    tokenizer = bench.tokenizer("weak")
-    gold = encoded.input_ids[encoded.prompt_length :]
-    said = [*decoded.token_ids, tokenizer.eos_token_id] if decoded.finished else list(decoded.token_ids)
-    scale = len(history[0])  # weight 1 is the average token
-    tokens = []
-    for place, (position, token) in enumerate(zip(span, gold, strict=True)):
-        votes = (
-            decoded.votes[place]
-            if decoded.votes and place < len(decoded.votes) and said[:place] == gold[:place]
-            else []
-        )
-        tokens.append(
-            {
-                "text": tokenizer.decode([token]),
-                "gold": tokenizer.decode([token]),
-                "weights": [float(weights[position]) * scale for weights in history],
-                "votes": [
-                    {
-                        "expert": number,
-                        "text": tokenizer.decode([vote.top_id]),
-                        "probability": vote.top_prob,
-                        "alpha": alpha,
-                    }
-                    for number, (vote, alpha) in enumerate(zip(votes, boosted.members.alphas, strict=True), start=1)
-                ] if votes else [],
-                "mixture": tokenizer.decode([said[place]]) if place < len(said) else "",
-                "right": bool(votes) and place < len(said) and said[place] == token,
-            }
-        )  # fmt: skip
-    text = tokenizer.decode(decoded.token_ids, skip_special_tokens=True).strip()
-    return {"id": row.id, "split": "weak_train", "question": row.question, "answer": row.answer,
-            "systems": {"ensemble": text}, "tokens": tokens}  # fmt: skip

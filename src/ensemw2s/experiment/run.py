@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemw2s import parallel
-from ensemw2s.artifacts import write_json, write_jsonl
+from ensemw2s.artifacts import canonical_json, write_json, write_jsonl, write_text
 from ensemw2s.data.splits import Splits
 from ensemw2s.data.stream import own_columns
 from ensemw2s.ensemble.combine import RULES
@@ -20,7 +20,7 @@ from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.cards import story_of_ensemble, story_of_student
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.export import export_ensemble, export_student
-from ensemw2s.experiment.folder import claim_folder, default_out
+from ensemw2s.experiment.folder import VIEWS_FILE, claim_folder, default_out
 from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.measuring import write_row_scores
 from ensemw2s.experiment.pipeline import Outcome, run_pipeline
@@ -89,7 +89,8 @@ def execute(
 ) -> tuple[Path, dict[str, Any]]:
     """Run a configuration; the same one again resumes and repeats nothing.
 
-    Writes ``results.json``, ``labels.jsonl``, ``ensemble/``, ``student/`` and the log ``events.jsonl`` into the folder.
+    Writes ``results.json``, ``views.json``, ``labels.jsonl``, ``ensemble/``, ``student/`` and the log ``events.jsonl``
+    into the folder.
 
     Args:
         config: what to run.
@@ -130,11 +131,12 @@ def _run(
     if pool is not None:
         reporter = _build_ahead(config_here, stages, reporter, pool)
     outcome, bench = run_pipeline(config_here, splits, stages, reporter)
-    results, measured = build_results(config, outcome, bench)
+    results, measured, views = build_results(config, outcome, bench)
     results["hardware"] = hardware()
     results["peak_memory_mb"] = peak_memory_mb()
     if parallel.is_main():  # a copy of a large model
         _write_products(folder, config, outcome, bench, results)
+        _write_views(folder, views)
     write_row_scores(folder / "row_scores.parquet", measured)
     return results
 
@@ -186,6 +188,14 @@ def _write_products(
     if "student" in outcome.systems:
         told = story_of_student(config, outcome, results)
         export_student(bench, outcome.systems["student"], folder / "student", told)
+
+
+def _write_views(folder: Path, views: dict[str, Any] | None) -> None:
+    """On one line: it is for programs, and indented it would be four times as large."""
+    if views is None:
+        (folder / VIEWS_FILE).unlink(missing_ok=True)
+    else:
+        write_text(folder / VIEWS_FILE, canonical_json(views) + "\n")
 
 
 def label_record(raw: Any, row_id: str, answer: Answer) -> dict[str, Any]:

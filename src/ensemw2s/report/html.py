@@ -1,4 +1,4 @@
-"""One self-contained page: nothing is fetched when it is opened, and it needs no JavaScript."""
+"""One self-contained page: nothing is fetched when it is opened. It says everything without JavaScript, too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ensemw2s.report import words
 from ensemw2s.report.headline import headline
 from ensemw2s.report.results import Record, Results
 from ensemw2s.report.tables import band_table, main_table, withheld_reasons
+from ensemw2s.report.views import grouped, page_data, shade
+from ensemw2s.viewer.assets import FOLDER, as_data, asset, script_source
+from ensemw2s.viewer.text import visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -24,23 +27,27 @@ class Drawing(NamedTuple):
     caption: str
 
 
-def render_html(results: Results, drawings: dict[str, Drawing]) -> str:
+def page_environment() -> jinja2.Environment:
+    """Of every page: texts are escaped, and the viewer's assets are there beside the templates."""
+    loader = jinja2.FileSystemLoader([_TEMPLATES, FOLDER])
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def render_html(results: Results, drawings: dict[str, Drawing], views: Record | None = None) -> str:
     """The page; a section without data says so in one line or is left out.
 
     Args:
         results: the checked results.
         drawings: inline plots by name (see ``plots.PLOTS``); those missing are left out.
+        views: the checked ``views.json``, where there is one.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     for name in (
         "percent",
         "points",
         "number",
         "duration",
         "megabytes",
-        "visible",
         "plain",
         "score",
         "gap",
@@ -52,7 +59,11 @@ def render_html(results: Results, drawings: dict[str, Drawing]) -> str:
     environment.filters["metric"] = words.metric_label
     environment.filters["system"] = lambda name: words.system(name).label
     environment.filters["value"] = show_value
+    environment.filters["shade"], environment.filters["visible"] = shade, visible
     rows = main_table(results)
+    groups = grouped(results, views)
+    data = page_data(groups)
+    script = _script() if any(view["tokens"] for view in data) else ""
     return environment.get_template("report.html.jinja").render(
         results=results,
         said=headline(results),
@@ -63,7 +74,11 @@ def render_html(results: Results, drawings: dict[str, Drawing]) -> str:
         plots={name: {"svg": Markup(drawing.svg), "caption": drawing.caption} for name, drawing in drawings.items()},
         meanings=_meanings(results),
         bands=band_table(results),
-        examples=[example_view(example) for example in results["examples"]],
+        groups=groups,
+        rule=None if views is None else views["rule"],
+        views_data=as_data(data),
+        script=Markup(script),
+        script_source=Markup(script_source(script)),
         config=yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
         slowest=max([seconds for seconds in results["timings"].values() if words.is_number(seconds)], default=0),
     )
@@ -91,41 +106,6 @@ def show_value(value: Any) -> str:
     return str(value)
 
 
-def example_view(example: Record) -> Record:
-    """An example with its tokens' weights as multiples of the first round's, and the strength of their shade.
-
-    Round one gives every token the same weight, so a multiple above 1 says: still wrong after the rounds before.
-    """
-    tokens = [token for token in example.get("tokens") or [] if isinstance(token, dict)]
-    lifts = [_lifts(token.get("weights") or []) for token in tokens]
-    most = max([lift for token in lifts for lift in token], default=1.0)
-    experts = list({vote["expert"]: vote.get("alpha") for token in tokens for vote in token.get("votes") or []}.items())
-    shown = [
-        {
-            **token,
-            "text": token.get("text", token.get("gold", "")),
-            "lifts": [(lift, _shade(lift, most)) for lift in lift_list],
-            "votes": {vote["expert"]: vote for vote in token.get("votes") or []},
-        }
-        for token, lift_list in zip(tokens, lifts, strict=True)
-    ]
-    answer = _loose(example.get("answer"))
-    systems = {name: (text, _loose(text) == answer) for name, text in (example.get("systems") or {}).items()}
-    rounds = max([len(lift_list) for lift_list in lifts], default=0)
-    return {**example, "tokens": shown, "experts": experts, "rounds": rounds, "systems": systems}
-
-
-def _loose(text: Any) -> str:
-    """Text as it is compared for the marks beside examples; the scores use the task's own rule."""
-    return " ".join(str(text).casefold().split())
-
-
-def _lifts(weights: list[float]) -> list[float]:
-    if not weights or not weights[0] > 0:
-        return []
-    return [weight / weights[0] for weight in weights]
-
-
-def _shade(lift: float, most: float) -> int:
-    """Percent of the shading colour, 0 to 60, in steps; a weight at or below its start has none."""
-    return 0 if lift <= 1 or most <= 1 else round(10 + 50 * (lift - 1) / (most - 1))
+def _script() -> str:
+    """All of the page's script, as it stands between its tags."""
+    return asset("viewer.js") + (_TEMPLATES / "report.js").read_text(encoding="utf-8")

@@ -56,6 +56,19 @@ RESULTS = {
                "?weak_drop": {"?value": NUMBER, "?low": NUMBER, "?high": NUMBER}},
 }  # fmt: skip
 
+_LIKELY = {"text": str, "probability": NUMBER}
+VIEWS = {
+    "rule": str, "experts": [{"alpha": NUMBER, "weight": NUMBER, "?error": NUMBER, "?effective_sample_size": NUMBER}],
+    "views": [{
+        "id": str, "split": str, "kind": str, "question": str, "?answer": str, "?right": bool, "left_out": int,
+        "answers": [{"system": str, "text": str, "right": bool}],
+        "tokens": [{
+            "text": str, "probability": NUMBER, "likeliest": bool, "top": [_LIKELY], "?weights": [NUMBER],
+            "votes": [{**_LIKELY, "chosen": NUMBER, "agrees": bool}],
+        }],
+    }],
+}  # fmt: skip
+
 
 def check_shape(value: Any, shape: Any, source: str, place: str = "") -> None:
     """Compare parsed JSON with a shape.

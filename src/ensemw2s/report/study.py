@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import yaml
 from markupsafe import Markup
 from rich import box
@@ -21,7 +20,7 @@ from ensemw2s.artifacts import read_json, write_text
 from ensemw2s.errors import CacheError
 from ensemw2s.report import words
 from ensemw2s.report.canvas import inline_svg, style
-from ensemw2s.report.html import Drawing
+from ensemw2s.report.html import Drawing, page_environment
 from ensemw2s.report.shape import STUDY, check_shape
 from ensemw2s.report.study_plots import STUDY_PLOTS
 
@@ -226,10 +225,7 @@ def study_markdown(study: Record) -> str:
 
 def study_html(study: Record) -> str:
     """The page, self-contained."""
-    folder = Path(__file__).parent / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     for name in ("percent", "points", "number", "duration", "score", "gap", "p_value", "in_unit", "plain"):
         environment.filters[name] = getattr(words, name)
     environment.filters["split"] = words.split_label

@@ -152,9 +152,3 @@ def megabytes(value: Any) -> str:
     if not is_number(value):
         return DASH
     return f"{value / 1000:.1f}{SPACE}GB" if value >= 1000 else f"{value:.0f}{SPACE}MB"
-
-
-def visible(text: Any) -> str:
-    """A token's text with its blanks made visible."""
-    shown = str(text).replace(" ", "\N{OPEN BOX}").replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
-    return shown.replace("\t", "\N{RIGHTWARDS ARROW TO BAR}") or "\N{EMPTY SET}"

@@ -11,6 +11,7 @@ from ensemw2s.report.html import Drawing, render_html
 from ensemw2s.report.plots import PLOTS, description
 from ensemw2s.report.results import Results, read_results
 from ensemw2s.report.tables import scores_csv
+from ensemw2s.report.views import read_views
 
 
 class ReportFiles(NamedTuple):
@@ -33,11 +34,11 @@ def write_report(run_dir: Path) -> ReportFiles:
         CacheError: there is no ``results.json``, it is not what it should be, or a file cannot be written.
     """
     run_dir = Path(run_dir)
-    results = read_results(run_dir)
+    results, views = read_results(run_dir), read_views(run_dir)
     drawings, plots = _draw(results, run_dir / "plots")
     html, csv = run_dir / "report.html", run_dir / "scores.csv"
     write_text(csv, scores_csv(results))
-    write_text(html, render_html(results, drawings))
+    write_text(html, render_html(results, drawings, views))
     return ReportFiles(html, csv, tuple(plots))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
@@ -15,11 +14,9 @@ from ensemw2s.data.encoding import encode_prompts
 from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.experts import end_tokens
 from ensemw2s.ensemble.model import Ensemble
-from ensemw2s.ensemble.text.vocabulary import ByteVocabulary
-from ensemw2s.errors import ConfigError, DataError, ModelError, nearest
+from ensemw2s.ensemble.text.names import TokenNames
+from ensemw2s.errors import ConfigError, DataError, nearest
 from ensemw2s.server.voice import ByteVoice, DecodedVoice, Voice
-
-log = logging.getLogger("ensemw2s.server")
 
 ChatWay = Literal["auto", "template", "format"]
 CHAT_WAYS = ("auto", "template", "format")
@@ -53,20 +50,13 @@ class Texts:
         if chat == "template" and not has_template:
             raise ConfigError("this tokenizer has no chat template: use chat 'format' or 'auto'")
         self.by_template = has_template and chat != "format"
-        self._bytes = self._read_bytes(ensemble.bank.vocabulary)
-        self._special = set(self.tokenizer.all_special_ids)
-
-    def _read_bytes(self, width: int) -> list[bytes] | None:
-        try:
-            return ByteVocabulary(self.tokenizer, width, sorted(self.end_ids)).tokens
-        except ModelError as error:
-            log.info("tokens are told as the tokenizer decodes them one by one: %s", error)
-            return None
+        self._names = TokenNames(self.tokenizer, ensemble.bank.vocabulary, sorted(self.end_ids))
 
     def twin(self) -> Texts:
         """The same for another thread: fast tokenizers keep settings that may not change while they are at work."""
         other = copy.copy(self)
         other.tokenizer = copy.deepcopy(self.tokenizer)
+        other._names = self._names.of(other.tokenizer)
         return other
 
     # ---- prompts
@@ -115,27 +105,19 @@ class Texts:
 
     def stops(self, given: Sequence[str]) -> tuple[list[str], frozenset[int]]:
         """Stop strings, and the end tokens they name: a special token is never part of an answer's text."""
-        named = {self.tokenizer.convert_ids_to_tokens(token): token for token in self._special}
+        named = {self.tokenizer.convert_ids_to_tokens(token): token for token in self._names.special}
         special = frozenset(named[stop] for stop in given if stop in named)
         return [stop for stop in given if stop and stop not in named], self.end_ids | special
 
     # ---- tokens
 
     def token_bytes(self, token: int) -> bytes | None:
-        """What a token adds to a text; None for special tokens, and where the tokenizer does not tell."""
-        found = self._bytes[token] if self._bytes is not None else self.tokenizer.decode([token]).encode()
-        return found if found and token not in self._special else None
+        """See :class:`TokenNames`."""
+        return self._names.token_bytes(token)
 
     def token_text(self, token: int) -> str:
-        """A token for people: its text, a special token's name, or ``bytes:\\xe2\\x82`` for a piece of a character."""
-        found = self.token_bytes(token)
-        if found is None:
-            name = self.tokenizer.convert_ids_to_tokens(token) if token < len(self.tokenizer) else None
-            return f"token_id:{token}" if name is None else str(name)
-        try:
-            return found.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
+        """See :class:`TokenNames`."""
+        return self._names.token_text(token)
 
     def spelled(self, tokens: Sequence[int], text: str | None = None) -> tuple[str, list[int]]:
         """A prompt as text, special tokens spelled out, and where in it each token begins.
@@ -159,15 +141,15 @@ class Texts:
             before: tokens that the text goes on from.
             names: special tokens are spelled out; otherwise they say nothing.
         """
-        if self._bytes is None:
+        if self._names.spelled is None:
             return DecodedVoice(self.tokenizer, before, names=names)
-        return ByteVoice(self._told if names else self._bytes)
+        return ByteVoice(self._told if names else self._names.spelled)
 
     @cached_property
     def _told(self) -> list[bytes]:
         """As the tokens' bytes, special ones spelled out."""
-        assert self._bytes is not None
-        return [b or self.token_text(token).encode() for token, b in enumerate(self._bytes)]
+        assert self._names.spelled is not None
+        return [b or self.token_text(token).encode() for token, b in enumerate(self._names.spelled)]
 
 
 class Speech:

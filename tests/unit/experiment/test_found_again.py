@@ -18,19 +18,17 @@ from ensemw2s.experiment.store import Store
 from ensemw2s.methods.bench import Members
 
 
-def test_stored_votes_are_the_decoded_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_views_are_those_that_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("tiny")
     rows = load_splits(config).weak_train[:3]
     bench = StoredBench(BenchSettings.of(config), Store(tmp_path))
     both = Members((bench.pretrained("weak"), bench.pretrained("strong")), (1.0, 0.5), "mean")
-    decoded = bench._decode(both, rows, "example", votes=True)
-    assert decoded[0].votes
-    assert len(decoded[0].votes[0]) == 2
-    assert bench.votes(both, rows) == decoded
+    made = {labelled: bench.views(both, rows, labelled=labelled, most=4) for labelled in (True, False)}
+    assert [len(record["tokens"][0]["votes"]) for record in made[False]] == [2, 2, 2]
     monkeypatch.setattr(Shelf, "load_all", None)  # from here on no model can be loaded
-    again = StoredBench(BenchSettings.of(config), Store(tmp_path)).votes(both, rows)
-    assert again == decoded
-    assert type(again[0].votes[0][0]) is type(decoded[0].votes[0][0])  # type: ignore[index]
+    again = StoredBench(BenchSettings.of(config), Store(tmp_path))
+    for labelled, records in made.items():
+        assert again.views(both, rows, labelled=labelled, most=4) == records
 
 
 def test_row_scores_as_a_table(tmp_path: Path) -> None:
@@ -53,3 +51,28 @@ def test_row_scores_as_a_table(tmp_path: Path) -> None:
     assert rows[3:] == [
         ("student", "test_ood", "nll", row_id, n, 2.0) for n, row_id in zip((0.25, 0.5, 1.0), ids[::-1], strict=True)
     ]
+
+
+def test_a_found_expert_is_the_trained_one(tmp_path: Path) -> None:
+    """A second process finds the stage, and loads what was trained, not the model that the training began with."""
+    import torch
+
+    from ensemw2s.data.rows import Row
+    from ensemw2s.experiment.opening import Machine
+    from ensemw2s.experiment.presets import load_config
+    from ensemw2s.experiment.reporter import Reporter
+    from ensemw2s.training.settings import TrainSettings
+
+    rows = [Row(f"r{n}", f"What is {n} 1 put from small to large?", f"1 {n}") for n in range(2, 8)]
+    trained = []
+    for _ in range(2):
+        machine = Machine(device="cpu", store=tmp_path / "store")
+        bench = machine.bench("w2s-weak", "w2s-weak", load_config("tiny").format, Reporter())
+        expert = bench.fine_tune("weak", rows, TrainSettings(max_steps=1), seed=0)
+        trained.append(bench.shelf.fresh(expert).state_dict())
+        before = bench.shelf.fresh(bench.pretrained("weak")).state_dict()
+    assert len(list((tmp_path / "store" / "expert").glob("*/checksums.json"))) == 1
+    first, found = trained
+    assert first.keys() == found.keys() == before.keys()
+    assert all(torch.equal(value, found[name]) for name, value in first.items())
+    assert not any(torch.equal(value, before[name]) for name, value in first.items() if name.endswith("weight"))

@@ -8,7 +8,7 @@ import pytest
 from ensemw2s.errors import CacheError
 from ensemw2s.report.results import Results, read_results
 from ensemw2s.report.tables import band_table, main_table, withheld_reasons
-from ensemw2s.report.words import SYSTEMS, duration, megabytes, number, percent, points, system, visible
+from ensemw2s.report.words import SYSTEMS, duration, megabytes, number, percent, points, system
 
 
 def test_a_folder_without_results_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -112,8 +112,6 @@ def test_figures_are_written_for_people() -> None:
         "0.4 s", "10 s", "1 min 0 s", "3 min 20 s", "2 h 5 min", "–"
     ]  # fmt: skip
     assert [megabytes(m).replace("\xa0", " ") for m in (512.3, 1340)] == ["512 MB", "1.3 GB"]
-    assert visible(" a\n\t") == "\N{OPEN BOX}a\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\N{RIGHTWARDS ARROW TO BAR}"
-    assert visible("") == "∅"
 
 
 def test_results_from_json_survive(make_results) -> None:
