@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from ensemw2s import parallel
 from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.folder import default_out, finished_results, made_from, record_finished
+from ensemw2s.experiment.locks import sole_writer, sweep_folder_lock
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.tracking import Track, unfed
@@ -38,7 +40,8 @@ def run(
     """Run a whole study and write its report; a folder that holds all of it already is only read.
 
     The folder is read alone where its ``finished.json`` says that it was made from the same configuration, data files,
-    models, numerics and program, and where every file in it still is as it was written.
+    models, numerics and program, and where every file in it still is as it was written. Where another command writes
+    it now, this one waits until that is through.
 
     Args:
         config: a configuration, a YAML file, a preset's name; None is the preset ``quickstart``.
@@ -55,21 +58,40 @@ def run(
     """
     settings = config if isinstance(config, Config) else load_config(config, overrides)
     folder, made = Path(out) if out else default_out(settings), made_from(settings)
-    results, fed = parallel.broadcast((finished_results(folder, made), not unfed(folder, track)))
     if pool is not None and parallel.world() > 1:
         raise ConfigError("--workers and torchrun exclude each other: use one of them")
-    if results is None or not fed:
-        from ensemw2s.experiment.run import execute
-        from ensemw2s.report.write import write_report
+    reporter = reporter or Reporter()
+    found = _found(folder, made, track)
+    if found is None:
+        with sole_writer(folder, reporter.note) if parallel.is_main() else contextlib.nullcontext():
+            found = _found(folder, made, track)  # another command may have made it while this one waited
+            if found is None:
+                return {**_made(settings, folder, made, store, reporter, pool, track), "folder": str(folder)}
+    sweep_folder_lock(folder)
+    reporter.note(f"{folder} is finished, and was made from the same inputs: nothing to do")
+    return {**found, "folder": str(folder)}
 
-        with parallel.own_folder(folder) as own:
-            trackers = track if parallel.is_main() else None
-            _, results = execute(settings, own, store=store, reporter=reporter, pool=pool, track=trackers)
-            parallel.on_main(write_report, own)
-            parallel.on_main(record_finished, own, made)
-    elif reporter is not None:
-        reporter.note(f"{folder} is finished, and was made from the same inputs: nothing to do")
-    return {**results, "folder": str(folder)}
+
+def _found(folder: Path, made: dict[str, Any] | None, track: Track | None) -> dict[str, Any] | None:
+    """The results of a finished folder, of which every tracker was told; else None. The same on every process."""
+    found = finished_results(folder, made)
+    return parallel.broadcast(None if unfed(folder, track) else found)
+
+
+def _made(
+    settings: Config, folder: Path, made: dict[str, Any] | None, store: Path | str | None, reporter: Reporter,
+    pool: Pool | None, track: Track | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run, write the report, and say that the folder is finished."""
+    from ensemw2s.experiment.run import execute
+    from ensemw2s.report.write import write_report
+
+    with parallel.own_folder(folder) as own:
+        trackers = track if parallel.is_main() else None
+        _, results = execute(settings, own, store=store, reporter=reporter, pool=pool, track=trackers)
+        parallel.on_main(write_report, own)
+        parallel.on_main(record_finished, own, made)
+    return results
 
 
 def study(

@@ -1,4 +1,4 @@
-"""One builder a stage among processes that share a store: a lock file with owner and heartbeat.
+"""One builder a stage, and one writer an output folder: a lock file with owner and heartbeat.
 
 The owner touches its file; a waiter that sees no touch for a while (by its own clock, so that clocks need not agree),
 or whose machine knows that the owner is dead, takes the lock over. A builder that lost its lock (a laptop that slept)
@@ -15,13 +15,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ensemw2s.artifacts import aside_prefix, disk_error, this_machine
 from ensemw2s.paths import is_file
 
+FOLDER_LOCK = ".lock"  # in an output folder while a command writes it
 BEAT = 2.0  # seconds between touches
 DEAD_AFTER = 30.0  # seconds without a touch
 _POLL = 0.1
@@ -178,7 +179,7 @@ class StageLock(Lock):
         return True
 
     def sweep(self) -> None:
-        """Remove the lock of a finished stage where its owner ran here and is gone, or nobody touched it for a day."""
+        """Remove the lock of what is finished where its owner ran here and is gone, or nobody touched it for a day."""
         owner, touched = self._look()
         if touched is not None and (_dead(owner) or time.time() - touched / 1e9 > _DAY):
             self._succeed(owner)
@@ -205,8 +206,42 @@ class StageLock(Lock):
             self.path.rename(gone)
             if _owner(gone).get("token") != owner.get("token"):
                 _claim(gone, self.path)  # another waiter was quicker, and this is already its own lock: put it back
-        gone.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only has no such file, and says something else
+            gone.unlink()
         return False
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, told: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Inside the block no other command that asks so writes this output folder; waits for one that does.
+
+    A folder that was made for the lock, and got nothing else, goes again: what is refused leaves nothing.
+
+    Args:
+        folder: of a run. A file in its place is left for others to refuse.
+        told: told once whom it waits for.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
+    if folder.is_file():
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = StageLock(folder / FOLDER_LOCK)
+    try:
+        lock.acquire(lambda: False, lambda line: told(f"another command writes {folder}: {line}"))
+        yield
+    finally:
+        lock.release()
+        for path in made:
+            with contextlib.suppress(OSError):  # most often it is not empty
+                path.rmdir()
+
+
+def sweep_folder_lock(folder: Path) -> None:
+    """Remove the lock that a command left in its output folder when it was killed."""
+    StageLock(folder / FOLDER_LOCK).sweep()
 
 
 def _owner(path: Path) -> dict[str, Any]:

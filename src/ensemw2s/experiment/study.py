@@ -21,6 +21,7 @@ from ensemw2s.experiment.executors.schedule import Job, Schedule
 from ensemw2s.experiment.folder import RUN_FILE, claim_folder, inputs_of
 from ensemw2s.experiment.grid import Cell, Study, load_study, study_names, study_summary
 from ensemw2s.experiment.identity import numerics
+from ensemw2s.experiment.locks import sole_writer
 from ensemw2s.experiment.reporter import Forwarding, Reporter
 from ensemw2s.experiment.run import check_config, execute
 from ensemw2s.experiment.store import Store, default_store
@@ -190,8 +191,10 @@ def _attempt(
     began = time.perf_counter()
     counting = _Counting(reporter)
     trace_file(cell, out).unlink(missing_ok=True)
+    folder = out / "cells" / cell.key
     try:
-        _, results = execute(cell.config, out / "cells" / cell.key, store=store, reporter=counting, track=track)
+        with sole_writer(folder, counting.note):
+            _, results = execute(cell.config, folder, store=store, reporter=counting, track=track)
     except EnsemW2SError as error:
         return None, f"failed: {' '.join(str(error).split())}"
     except Exception as error:  # out of memory, or a bug: the other cells still go on, and this one says what it was

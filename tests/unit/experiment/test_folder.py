@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,14 @@ import pytest
 import torch
 
 from ensemw2s.api import studies
-from ensemw2s.artifacts import write_json, write_text
+from ensemw2s.artifacts import this_machine, write_json, write_text
 from ensemw2s.experiment import folder as folder_module
 from ensemw2s.experiment import run as run_module
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.folder import FINISHED_FILE, claim_folder, finished_results, made_from
+from ensemw2s.experiment.locks import FOLDER_LOCK
 from ensemw2s.experiment.presets import load_config
+from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.models.loading import model_folder
 from ensemw2s.report import write as report_module
 
@@ -61,6 +66,51 @@ def test_the_same_again_runs_nothing(config: Config, runs: list[Path], tmp_path:
     assert len(runs) == 1
     studies.run(config, tmp_path / "other")
     assert len(runs) == 2
+
+
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.told = threading.Event()
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+        self.told.set()
+
+
+def test_of_two_commands_on_one_folder_the_second_waits_and_finds_it_finished(
+    config: Config, runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, working, plain = Notes(), threading.Event(), run_module.execute
+
+    def slow(config: Config, out: Path, **more: Any) -> Any:
+        working.set()
+        assert notes.told.wait(20)
+        return plain(config, out, **more)
+
+    monkeypatch.setattr(run_module, "execute", slow)
+    first = threading.Thread(target=studies.run, args=(config, tmp_path / "out"))
+    first.start()
+    assert working.wait(20)
+    assert studies.run(config, tmp_path / "out", reporter=notes)["run"] == 1
+    first.join()
+    assert [line.partition(":")[0] for line in notes.lines] == [
+        f"another command writes {tmp_path / 'out'}",
+        f"{tmp_path / 'out'} is finished, and was made from the same inputs",
+    ]
+    assert len(runs) == 1
+
+
+def test_a_killed_command_s_lock_goes_with_the_next(config: Config, runs: list[Path], tmp_path: Path) -> None:
+    """Also where it had only its lock to remove."""
+    studies.run(config, tmp_path / "out")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    owner = {"pid": gone.pid, "machine": this_machine(), "token": "x"}
+    (tmp_path / "out" / FOLDER_LOCK).write_text(json.dumps(owner))
+    studies.run(config, tmp_path / "out")
+    assert len(runs) == 1
+    assert not (tmp_path / "out" / FOLDER_LOCK).exists()
 
 
 def _rewrite(name: str) -> Callable[[Path], None]:

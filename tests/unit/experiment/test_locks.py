@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from ensemw2s.artifacts import this_machine
-from ensemw2s.experiment.locks import StageLock
+from ensemw2s.errors import CacheError
+from ensemw2s.experiment.locks import FOLDER_LOCK, StageLock, sole_writer, sweep_folder_lock
 from ensemw2s.experiment.store import Store
 
 BUILDER = textwrap.dedent(
@@ -185,3 +187,76 @@ def test_a_builder_that_fails_lets_go(tmp_path) -> None:
     assert list((tmp_path / "work").iterdir()) == []
     assert not store.stage("work", 1, {}, lambda folder: None).reused
     assert store.stage("work", 1, {}, fails).reused
+
+
+def _left_by_a_dead_owner(path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"pid": gone.pid, "machine": this_machine(), "token": "x"}))
+
+
+def test_an_output_folder_has_one_writer_at_a_time(tmp_path) -> None:
+    """The second waits for the first, and says so."""
+    folder, told, order = tmp_path / "runs" / "mine", threading.Event(), []
+
+    def hear(line: str) -> None:
+        order.append(line)
+        told.set()
+
+    def second() -> None:
+        with sole_writer(folder, hear):
+            order.append("second")
+
+    with sole_writer(folder):
+        assert (folder / FOLDER_LOCK).is_file()
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert told.wait(20)
+        order.append("first")
+    thread.join()
+    waiting = f"another command writes {folder}: waiting for process {os.getpid()} on {socket.gethostname()}, which"
+    assert order[0].startswith(waiting)
+    assert order[1:] == ["first", "second"]
+    assert not (folder / FOLDER_LOCK).exists()
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path) -> None:
+    (tmp_path / "runs").mkdir()
+    with sole_writer(tmp_path / "runs" / "new" / "mine"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+
+
+def test_the_writer_of_a_folder_may_fail_or_be_killed(tmp_path) -> None:
+    def fail() -> None:
+        (tmp_path / "out" / "half").write_text("")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), sole_writer(tmp_path / "out"):
+        fail()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["half"]
+    _left_by_a_dead_owner(tmp_path / "out" / FOLDER_LOCK)
+    with sole_writer(tmp_path / "out", pytest.fail):
+        assert (tmp_path / "out" / FOLDER_LOCK).is_file()
+    _left_by_a_dead_owner(tmp_path / "out" / FOLDER_LOCK)
+    sweep_folder_lock(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["half"]
+    (tmp_path / "file").write_text("")
+    with sole_writer(tmp_path / "file"):  # others refuse it, with words of their own
+        pass
+    with pytest.raises(CacheError, match="cannot write"), sole_writer(tmp_path / "file" / "below"):
+        pass
+
+
+def test_a_lock_left_on_a_disk_that_is_read_only_now_does_no_harm(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "work" / "0f3a.lock"
+    _left_by_a_dead_owner(path)
+
+    def refused(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    for name in ("rename", "unlink"):
+        monkeypatch.setattr(Path, name, refused)
+    StageLock(path).sweep()
+    assert path.is_file()

@@ -103,13 +103,15 @@ def build_stages(payload: Mapping[str, Any], reporter: Reporter) -> None:
 def finish_cell(payload: Mapping[str, Any], reporter: Reporter) -> None:
     """Run one configuration into its folder, most of its stages being there."""
     from ensemw2s.experiment.config import build_config
+    from ensemw2s.experiment.locks import sole_writer
     from ensemw2s.experiment.run import execute
     from ensemw2s.experiment.tracking import Track
 
     config = build_config(payload["config"])
     fields = payload.get("track") or {}
     track = Track(**{**fields, "names": tuple(fields.get("names", ()))})
-    execute(config, Path(payload["cell"]), store=payload["store"], reporter=reporter, track=track)
+    with sole_writer(Path(payload["cell"]), reporter.note):
+        execute(config, Path(payload["cell"]), store=payload["store"], reporter=reporter, track=track)
 
 
 def _walk(payload: Mapping[str, Any]) -> Any:
