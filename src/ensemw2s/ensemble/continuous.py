@@ -8,6 +8,8 @@ row by row, and every row has random numbers of its own. The naive twin is ``dec
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +32,7 @@ from ensemw2s.errors import ConfigError, DataError
 ROWS = 64  # decoded together where nobody says otherwise ...
 CACHE_TOKENS = 262_144  # ... and columns times rows that the cache may hold
 READ_TOKENS = 512  # of prompts read between two steps
+GATHER_SECONDS = 0.03  # that a server lets prompts wait for company
 
 
 class Batch:
@@ -45,6 +48,8 @@ class Batch:
         rows: that are decoded together at the most.
         cache_tokens: of the cache, rows times the longest of them; one row is always taken.
         read_tokens: of prompts read between two steps at the most, and the length of a piece of a longer prompt.
+        gather: seconds that new prompts may wait for company while many rows are decoded: reading one holds up every
+            row nearly as long as reading several together. 0 reads each with the next step.
 
     Attributes:
         context: tokens that fit every expert.
@@ -63,15 +68,19 @@ class Batch:
         rows: int = ROWS,
         cache_tokens: int = CACHE_TOKENS,
         read_tokens: int = READ_TOKENS,
+        gather: float = 0.0,
     ) -> None:
         for name, value in (("rows", rows), ("cache_tokens", cache_tokens), ("read_tokens", read_tokens)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}: give at least 1")
+        if not gather >= 0:
+            raise ConfigError(f"gather is {gather}: give seconds, 0 or more")
         self.bank = bank.eval()
         self.alphas, self.rule = expert_weights(alphas, bank.size), open_rule(rule)
         self.pad, self.context, self._vocabulary = pad_token_id, context_limit(bank.experts), bank.vocabulary
         self.limit, self.cache_tokens, self.read_tokens = rows, cache_tokens, read_tokens
         self._together, self._piece = joinable(bank.new_cache()), chunk_of(bank, read_tokens)
+        self.gather, self._gathers_since, self._last_step = gather, math.inf, -math.inf
         self._slots = itertools.count()
         self._waiting: deque[Row] = deque()
         self._readings: list[Reading] = []
@@ -131,7 +140,8 @@ class Batch:
             One event a row that got a token, or whose prompt was all it wanted.
         """
         self._let_go()
-        self._admit()
+        if not self._gathering():
+            self._admit()
         done = self._read()
         parts = [cohort.logits(self.bank) for cohort in self._cohorts] + [reading.logits for reading in done]
         if not parts:
@@ -145,6 +155,19 @@ class Batch:
         return events
 
     # ---- rows come
+
+    def _gathering(self) -> bool:
+        """Whether prompts wait on for company: they are fewer than half the rows here, and the time is not yet up.
+
+        Another step must fit the time, so where a step takes long nobody waits, and a lone row never does.
+        """
+        now = time.monotonic()
+        took, self._last_step = now - self._last_step, now
+        self._gathers_since = min(self._gathers_since, now)
+        waits = 0 < 2 * len(self._waiting) < len(self._held) and now - self._gathers_since + took < self.gather
+        if not waits:
+            self._gathers_since = math.inf
+        return waits
 
     def _admit(self) -> None:
         """Begin to read waiting prompts: short ones of one kind together, and one long one beside them."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 
 from ensemw2s.data.encoding import padding_token
 from ensemw2s.ensemble.combine import expert_weights
-from ensemw2s.ensemble.continuous import Batch
+from ensemw2s.ensemble.continuous import GATHER_SECONDS, Batch
 from ensemw2s.ensemble.model import Ensemble
 from ensemw2s.errors import ModelError
 from ensemw2s.server import schemas
@@ -24,12 +25,13 @@ from ensemw2s.server.chat import Chatting
 from ensemw2s.server.completions import Completing
 from ensemw2s.server.engine import Engine
 from ensemw2s.server.errors import ApiError, add_handlers
-from ensemw2s.server.gate import Gate
+from ensemw2s.server.gate import OPEN, Gate
 from ensemw2s.server.limits import Keys, Limits
 from ensemw2s.server.metrics import Metrics
 from ensemw2s.server.serving import admit, streamed, whole
 from ensemw2s.server.telling import Teller, as_json
 from ensemw2s.server.texts import Texts
+from ensemw2s.server.viewer import PATHS, add_viewer
 from ensemw2s.server.work import Piece
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -78,7 +80,7 @@ class Service:
         pad = padding_token(found.tokenizer)
         return Batch(
             found.bank, found.alphas, found.mixing, pad_token_id=pad, rows=self.limits.rows,
-            cache_tokens=self.limits.cache_tokens,
+            cache_tokens=self.limits.cache_tokens, gather=GATHER_SECONDS,
         )  # fmt: skip
 
     async def _prepared(self, kind: type[Completing] | type[Chatting], body: Any, size: int) -> Any:
@@ -113,7 +115,34 @@ class Service:
         """As ``/v1/models`` tells it."""
         bank = self.ensemble.bank
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "ensemw2s",
-                "experts": bank.size, "rule": self.ensemble.rule, "context_length": self.engine.context}  # fmt: skip
+                "experts": bank.size, "rule": self.ensemble.rule, "context_length": self.engine.context,
+                "members": members_of(self.ensemble)}  # fmt: skip
+
+
+def members_of(ensemble: Ensemble) -> list[dict[str, Any]]:
+    """Every expert's weight in the vote, and what training found of it where the ensemble's folder says so.
+
+    A folder records one boosting round an expert, a dropped last one besides; other records are of other experts.
+    """
+    rounds = [one for one in ensemble.meta.get("rounds") or () if isinstance(one, Mapping)]
+    kept = rounds if len(rounds) in (ensemble.bank.size, ensemble.bank.size + 1) else []
+    weights = expert_weights(ensemble.alphas, ensemble.bank.size).tolist()
+    found = []
+    for place, (alpha, weight) in enumerate(zip(ensemble.alphas, weights, strict=True)):
+        trained = kept[place] if place < len(kept) and _same(kept[place].get("alpha"), alpha) else {}
+        numbers = {name: _number(trained.get(name)) for name in ("error", "effective_sample_size")}
+        found.append({"weight": weight, "alpha": float(alpha), **numbers})
+    return found
+
+
+def _same(told: Any, alpha: float) -> bool:
+    """Whether a round's record speaks of an expert with this weight."""
+    return _number(told) is not None and math.isclose(told, alpha, rel_tol=1e-6)
+
+
+def _number(value: Any) -> float | None:
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
 
 
 def _rendered(made: Completing | Chatting, pieces: list[Piece]) -> bytes:
@@ -121,8 +150,9 @@ def _rendered(made: Completing | Chatting, pieces: list[Piece]) -> bytes:
 
 
 def create_app(
-    ensemble: Ensemble, name: str, *, limits: Limits | None = None, keys: Keys | None = None, chat: str = "auto"
-) -> FastAPI:
+    ensemble: Ensemble, name: str, *, limits: Limits | None = None, keys: Keys | None = None, chat: str = "auto",
+    viewer: bool = True,
+) -> FastAPI:  # fmt: skip
     """The application; its engine runs while its lifespan does, and is found in ``app.state.service``.
 
     Args:
@@ -131,6 +161,7 @@ def create_app(
         limits: of the server.
         keys: that are let in; None lets everybody in.
         chat: how conversations become prompts: "auto", "template" or "format".
+        viewer: with a page at ``/`` that asks, and shows answers token by token.
 
     Raises:
         ModelError: an ensemble without a tokenizer.
@@ -152,8 +183,13 @@ def create_app(
     app = FastAPI(title="ensemw2s", docs_url=None, redoc_url=None, lifespan=lifespan, responses=_ERRORS)
     app.state.service = service
     add_handlers(app)
-    app.add_middleware(Gate, keys=keys, body_bytes=limits.body_bytes, engine=service.engine, metrics=service.metrics)
+    app.add_middleware(
+        Gate, keys=keys, body_bytes=limits.body_bytes, engine=service.engine, metrics=service.metrics,
+        open_paths=(*OPEN, *(PATHS if viewer else ())),
+    )  # fmt: skip
     _add_routes(app, service)
+    if viewer:
+        add_viewer(app, name, locked=bool(keys))
     _describe(app, name, locked=bool(keys))
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemw2s.ensemble import prefill
+from ensemw2s.ensemble import continuous, prefill
 from ensemw2s.ensemble.asking import Ask, Event, Uniforms
 from ensemw2s.ensemble.continuous import Batch
 from ensemw2s.ensemble.decoding import generate
@@ -89,12 +90,13 @@ asks = st.builds(
     st.sampled_from(RULES),
     st.integers(1, 6),
     st.sampled_from([3, 12, 100]),
+    st.sampled_from([0.0, math.inf]),
 )
 def test_the_same_tokens_alone_and_in_company(
-    arrivals: list[tuple[int, Ask]], rule: str, rows: int, read_tokens: int
+    arrivals: list[tuple[int, Ask]], rule: str, rows: int, read_tokens: int, gather: float
 ) -> None:
     bank = _BANKS["three"]
-    batch = Batch(bank, ALPHAS, rule, pad_token_id=3, rows=rows, read_tokens=read_tokens)
+    batch = Batch(bank, ALPHAS, rule, pad_token_id=3, rows=rows, read_tokens=read_tokens, gather=gather)
     for (_, ask), events in zip(arrivals, run(batch, arrivals), strict=True):
         assert tokens(events) == alone(bank, rule, ask)
         assert [event.ended for event in events[:-1]] == [None] * (len(events) - 1)
@@ -137,6 +139,49 @@ def test_what_is_told_of_tokens(bank: Any, rule: str) -> None:
             assert vote.top_id == int(probs.argmax())
             assert vote.top_prob == pytest.approx(float(probs.max()), abs=1e-4)
             assert vote.chosen_prob == pytest.approx(float(probs[whole[place]]), abs=1e-4)
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_new_prompts_gather_while_many_rows_are_decoded(bank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(continuous, "time", clock)
+
+    def stepped(batch: Batch, seconds: float) -> int:
+        clock.now += seconds
+        return len(batch.step())
+
+    batch = Batch(bank, ALPHAS, "mean", pad_token_id=3, gather=1.0)
+    ask = Ask((5, 6, 7), 50)
+    batch.add(ask)
+    assert stepped(batch, 9.0) == 1  # a lone row never waits, whatever the time
+    for _ in range(4):
+        batch.add(ask)
+    assert stepped(batch, 0.2) == 5  # nor do rows as many as half of those that run
+    batch.add(ask)
+    assert stepped(batch, 0.2) == 5
+    batch.add(ask)
+    assert stepped(batch, 0.2) == 5  # two of five wait on, ...
+    batch.add(ask)
+    assert stepped(batch, 0.2) == 8  # ... three go together
+    batch.add(ask)
+    assert [stepped(batch, 0.4) for _ in range(4)] == [8, 8, 9, 9]  # when another step would be too long
+    batch.add(ask)
+    assert stepped(batch, 1.1) == 10  # steps that take longer than the time let nobody wait
+    lone = batch.add(ask)
+    assert stepped(batch, 0.2) == 10
+    batch.remove(lone)
+    assert stepped(batch, 0.7) == 10
+    batch.add(ask)
+    assert stepped(batch, 0.2) == 10  # the time begins anew with the next that waits
 
 
 def test_rows_join_and_leave_at_every_token(bank: Any) -> None:
@@ -356,4 +401,7 @@ def test_settings_that_are_refused(bank: Any) -> None:
     for limit in ("rows", "cache_tokens", "read_tokens"):
         with pytest.raises(ConfigError, match=f"{limit} is 0"):
             Batch(bank, ALPHAS, "mean", pad_token_id=3, **{limit: 0})
+    for gather in (-0.1, math.nan):
+        with pytest.raises(ConfigError, match="gather is"):
+            Batch(bank, ALPHAS, "mean", pad_token_id=3, gather=gather)
     assert (batch.active, batch.waiting) == (0, 0)
