@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from clikit import COMMAND, here, process, refused
 
-COMMAND = [sys.executable, "-m", "ensemw2s.cli.main"]
 TRAIN = [{"question": f"What is {a} {b} {c} put from small to large?", "answer": " ".join(map(str, sorted((a, b, c))))}
          for a, b, c in [(3, 9, 1), (7, 2, 5), (8, 0, 4), (6, 1, 2), (9, 9, 3), (5, 4, 0)]]  # fmt: skip
-
-
-def ensemw2s(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *words], cwd=cwd, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def refused(*words: str, cwd: Path) -> str:
-    """A refusal: exit code 2 and one line."""
-    error = ensemw2s(*words, cwd=cwd, code=2).stderr.strip().splitlines()
-    assert error[-1].startswith("error: "), error
-    return error[-1]
 
 
 def jsonl(path: Path, records: list[dict]) -> Path:
@@ -40,17 +26,16 @@ def jsonl(path: Path, records: list[dict]) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, an ensemble, labels and a student, all made from the command line."""
     folder = tmp_path_factory.mktemp("cli")
-    os.environ["ENSEMW2S_CACHE"] = str(folder / "store")
+    store = {"ENSEMW2S_CACHE": str(folder / "store")}
     jsonl(folder / "train.jsonl", TRAIN)
     jsonl(
         folder / "pool.jsonl", [{"question": "What is 9 8 7 1 put from small to large?", "note": {"mine": 1}, "id": 7}]
     )
-    ensemw2s("boost", "--train", "train.jsonl", "--weak", "w2s-weak", "--rounds", "2", "--out", "ens", "--epochs", "1",
-             "--max-new-tokens", "12", cwd=folder)  # fmt: skip
-    ensemw2s("label", "--ensemble", "ens", "--in", "pool.jsonl", "--out", "labels.jsonl", cwd=folder)
-    ensemw2s(
-        "student", "--strong", "w2s-strong", "--train", "labels.jsonl", "--out", "stu", "--epochs", "1", cwd=folder
-    )
+    process("boost", "--train", "train.jsonl", "--weak", "w2s-weak", "--rounds", "2", "--out", "ens", "--epochs", "1",
+            "--max-new-tokens", "12", cwd=folder, **store)  # fmt: skip
+    here("label", "--ensemble", "ens", "--in", "pool.jsonl", "--out", "labels.jsonl", cwd=folder, **store)
+    here("student", "--strong", "w2s-strong", "--train", "labels.jsonl", "--out", "stu", "--epochs", "1", cwd=folder,
+         **store)  # fmt: skip
     return folder
 
 
@@ -63,12 +48,12 @@ def test_labels_keep_the_questions_columns(made: Path) -> None:
 
 
 def test_expected_accuracy_and_min_confidence(made: Path) -> None:
-    done = ensemw2s(
+    done = here(
         "label", "--ensemble", "ens", "--in", "pool.jsonl", "--out", "l.csv", "--validation", "train.jsonl", cwd=made
     )
     assert "expected accuracy of the labels" in done.stdout
     assert "6 validation rows" in done.stdout
-    strict = ensemw2s(
+    strict = here(
         "label",
         "--ensemble",
         "ens",
@@ -86,16 +71,16 @@ def test_expected_accuracy_and_min_confidence(made: Path) -> None:
 
 def test_evaluate_writes_scores(made: Path) -> None:
     for model in ("ens", "stu", "w2s-weak"):
-        ensemw2s("evaluate", "--model", model, "--data", "train.jsonl", "--out", "s.json", cwd=made)
+        here("evaluate", "--model", model, "--data", "train.jsonl", "--out", "s.json", cwd=made)
         scores = {s["metric"]: s for s in json.loads((made / "s.json").read_text())["scores"]}
         assert scores["exact_match"]["n"] == 6
         assert set(scores) == {"exact_match", "token_accuracy", "nll", "brier", "ece"}
 
 
 def test_generate_says_which_format_it_applied(made: Path) -> None:
-    done = ensemw2s("generate", "--model", "stu", "What is 4 2 put from small to large?", cwd=made)
+    done = here("generate", "--model", "stu", "What is 4 2 put from small to large?", cwd=made)
     assert "task_format.json" in done.stderr
-    raw = ensemw2s("generate", "--model", "ens", "--raw", "In order, 4 2 1 is", cwd=made)
+    raw = here("generate", "--model", "ens", "--raw", "In order, 4 2 1 is", cwd=made)
     assert "as it stands" in raw.stderr
     assert raw.stdout.strip()
 
@@ -108,21 +93,19 @@ def test_the_student_is_an_ordinary_model_folder(made: Path) -> None:
 
 
 def test_lists_version_help_and_dry_run(made: Path) -> None:
-    listed = ensemw2s("list", cwd=made).stdout
+    listed = here("list", cwd=made).stdout
     for name in ("w2s-weak", "arc_easy", "quickstart", "mean"):
         assert name in listed
-    assert ensemw2s("--version", cwd=made).stdout.startswith("ensemw2s ")
+    assert here("--version", cwd=made).stdout.startswith("ensemw2s ")
     for verb in ("run", "boost", "label", "student", "evaluate", "generate", "report", "list"):
-        assert "Usage" in ensemw2s(verb, "--help", cwd=made).stdout
-    planned = ensemw2s("run", "tiny", "--dry-run", cwd=made).stdout
+        assert "Usage" in here(verb, "--help", cwd=made).stdout
+    planned = here("run", "tiny", "--dry-run", cwd=made).stdout
     assert "student (w2s-strong)" in planned
     assert "about" in planned
     assert not (made / "runs").exists()
     assert (
         "would train 3 x"
-        in ensemw2s(
-            "boost", "--train", "train.jsonl", "--weak", "w2s-weak", "--rounds", "3", "--dry-run", cwd=made
-        ).stdout
+        in here("boost", "--train", "train.jsonl", "--weak", "w2s-weak", "--rounds", "3", "--dry-run", cwd=made).stdout
     )
 
 
@@ -152,12 +135,12 @@ def test_bad_input_is_one_line_and_exit_2(made: Path) -> None:
         (("list", "model"), "did you mean 'models'"),
     ]:
         assert message in refused(*words, cwd=made), words
+    for words in ((*boost, "--train", "bad.jsonl"), ("list", "model")):  # and in a process: no traceback either
+        assert refused(*words, cwd=made, by=process) == refused(*words, cwd=made)
     assert not (made / "new").exists()
 
 
 def test_a_damaged_ensemble_is_refused(made: Path) -> None:
-    import shutil
-
     shutil.copytree(made / "ens", made / "hurt", dirs_exist_ok=True)
     weights = next((made / "hurt" / "expert-1").glob("*.safetensors"))
     data = bytearray(weights.read_bytes())
@@ -185,22 +168,26 @@ def test_python_in_as_many_lines(made: Path) -> None:
     assert text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.exhaustive)]
+)
 def test_a_stop_keeps_what_is_finished_and_prints_the_command_that_resumes(
     tmp_path: Path, number: int, code: int
 ) -> None:
     environment = {**os.environ, "ENSEMW2S_CACHE": str(tmp_path / "store")}
     words = ["run", "tiny", "--out", "out", "expert.epochs=400", "weak_epochs=[1,400]"]
-    process = subprocess.Popen(
+    running = subprocess.Popen(
         [*COMMAND, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "store").glob("answers/*/checksums.json")) and time.monotonic() < deadline:
+    while not list((tmp_path / "store").glob("expert/*/checksums.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=240)
-    assert process.returncode == code
+    # One expert is finished, and the next trains for 400 epochs.
+    running.send_signal(number)
+    _, error = running.communicate(timeout=240)
+    assert running.returncode == code
     assert "Traceback" not in error
     assert "ensemw2s run tiny --out out expert.epochs=400 'weak_epochs=[1,400]'" in error
     assert not list(tmp_path.rglob("*.tmp"))
+    assert len(list((tmp_path / "store").glob("expert/*/checksums.json"))) == 1
     assert not (tmp_path / "out" / "results.json").exists()

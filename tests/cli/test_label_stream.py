@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from clikit import COMMAND, here, refused
 
-from ensemw2s.cli import main as cli
 from ensemw2s.data.rows import Row
 
-COMMAND = [sys.executable, "-m", "ensemw2s.cli.main"]
 QUESTIONS = [{"question": f"What is {a} {b} {c} put from small to large?", "id": f"q{a}{b}{c}", "note": {"mine": a},
               **({"choices": [f"{a} {b} {c}", f"{c} {b} {a}"], "answer": 0} if a % 2 else {})}
              for a in range(10) for b in range(3) for c in range(2)]  # fmt: skip
-
-
-@dataclasses.dataclass
-class Done:
-    """What a command wrote."""
-
-    stdout: str
-    stderr: str
-
-
-def ensemw2s(*words: str, cwd: Path, code: int = 0) -> Done:
-    """The command line in this process: starting one takes seconds, and there are many."""
-    out, err, found = io.StringIO(), io.StringIO(), 0
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        before, sys.argv = sys.argv, ["ensemw2s", *words]
-        try:
-            cli.main()
-        except SystemExit as left:
-            found = int(left.code or 0)
-        finally:
-            sys.argv = before
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    assert found == code, out.getvalue() + err.getvalue()
-    return Done(out.getvalue(), err.getvalue())
-
-
-def refused(*words: str, cwd: Path) -> str:
-    error = ensemw2s(*words, cwd=cwd, code=2).stderr.strip().splitlines()
-    assert error[-1].startswith("error: "), error
-    return error[-1]
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +42,9 @@ def records(folder: Path) -> list[dict]:
 
 
 def test_a_folder_holds_the_labels_of_the_file_form(home: Path) -> None:
-    one = ensemw2s(*LABEL, "stream/", "--soft", "3", "--votes", cwd=home)
+    one = here(*LABEL, "stream/", "--soft", "3", "--votes", cwd=home)
     assert one.stdout.startswith("60 labels of 60 questions in stream/ (1 parts), 0 left out as unsure")
-    ensemw2s(*LABEL, "labels.jsonl", cwd=home)
+    here(*LABEL, "labels.jsonl", cwd=home)
     lines = {r["id"]: r for r in map(json.loads, (home / "labels.jsonl").read_text().splitlines())}
     found = records(home / "stream")
     assert [r["id"] for r in found] == [r["id"] for r in QUESTIONS]
@@ -94,25 +57,25 @@ def test_a_folder_holds_the_labels_of_the_file_form(home: Path) -> None:
         assert {len(top) for top in record["top_ids"]} == {3}
     # One table for whoever reads Parquet folders; what is ours beside the parts does not disturb them.
     assert pq.read_table(home / "stream").num_rows == 60
-    again = ensemw2s(*LABEL, "stream/", "--soft", "3", "--votes", cwd=home)
+    again = here(*LABEL, "stream/", "--soft", "3", "--votes", cwd=home)
     assert "(1 parts, 1 of them found finished)" in again.stdout
 
 
 def test_a_student_trains_on_a_part(home: Path) -> None:
-    ensemw2s(*LABEL, "named", cwd=home)  # no ending: a folder
-    ensemw2s("student", "--strong", "w2s-strong", "--train", "named/part-00000.parquet", "--out", "stu", "--epochs", "1",
+    here(*LABEL, "named", cwd=home)  # no ending: a folder
+    here("student", "--strong", "w2s-strong", "--train", "named/part-00000.parquet", "--out", "stu", "--epochs", "1",
              cwd=home)  # fmt: skip
     assert (home / "stu" / "model.safetensors").is_file()
 
 
 def test_other_settings_or_questions_are_refused_and_restart_begins_anew(home: Path) -> None:
-    ensemw2s(*LABEL, "kept/", cwd=home)
+    here(*LABEL, "kept/", cwd=home)
     assert "other settings (votes was false, now true)" in refused(*LABEL, "kept/", "--votes", cwd=home)
     (home / "more.jsonl").write_text((home / "pool.jsonl").read_text() + '{"question": "One more?"}\n')
     more = ("label", "--ensemble", "ens", "--in", "more.jsonl", "--out", "kept")
     assert "holds labels of other questions: name another folder" in refused(*more, cwd=home)
     assert "another ensemble" in refused("label", "--ensemble", "w2s-weak", *LABEL[3:], "kept", cwd=home)
-    assert "61 labels of 61 questions" in ensemw2s(*more, "--restart", cwd=home).stdout
+    assert "61 labels of 61 questions" in here(*more, "--restart", cwd=home).stdout
 
 
 @pytest.mark.parametrize(
@@ -152,7 +115,7 @@ def test_questions_that_do_not_fit_are_counted(home: Path) -> None:
     (home / "long.jsonl").write_text(json.dumps(QUESTIONS[0]) + "\n" + json.dumps(long) + "\n")
     config = json.loads((home / "ens" / "task_format.json").read_text())
     assert config["too_long"] == "cut"
-    done = ensemw2s("label", "--ensemble", "ens", "--in", "long.jsonl", "--out", "cut/", cwd=home)
+    done = here("label", "--ensemble", "ens", "--in", "long.jsonl", "--out", "cut/", cwd=home)
     assert "2 labels of 2 questions" in done.stdout  # cut from the left, as everywhere
 
 
@@ -170,7 +133,7 @@ def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
     _, error = child.communicate()
     assert child.returncode == 128 + signal.SIGINT
     assert "To go on from there:\n  ensemw2s label --ensemble ens --in many.jsonl --out many/" in error
-    done = ensemw2s(*words, cwd=home)
+    done = here(*words, cwd=home)
     assert " of 12000 questions in many/ (" in done.stdout
     assert "of them found finished" in done.stdout
 
@@ -188,8 +151,8 @@ def test_a_yes_no_ensemble_gives_hard_labels_only(home: Path) -> None:
     words = ("label", "--ensemble", "binary", "--in", "chosen.jsonl", "--out")
     for flag in (("--votes",), ("--soft", "2")):
         assert "a yes/no ensemble writes none" in refused(*words, "yesno/", *flag, cwd=home)
-    assert f"{len(chosen)} labels of {len(chosen)} questions" in ensemw2s(*words, "yesno/", cwd=home).stdout
-    ensemw2s(*words, "yesno.jsonl", cwd=home)
+    assert f"{len(chosen)} labels of {len(chosen)} questions" in here(*words, "yesno/", cwd=home).stdout
+    here(*words, "yesno.jsonl", cwd=home)
     lines = [json.loads(line) for line in (home / "yesno.jsonl").read_text().splitlines()]
     found = records(home / "yesno")
     assert [(r["id"], r["label"], json.loads(r["extra"])["candidate"]) for r in found] == [

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from clikit import Done, here
 
 from ensemw2s.cli.tracking import track
 from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.tracking import losses_of, read_events
 
 
-def ensemw2s(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ensemw2s.cli.main", *words]
-    environment = {**os.environ, "ENSEMW2S_CACHE": str(cwd / "store"), "MY_TOKEN": "hush-4711"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+def ensemw2s(*words: str, cwd: Path) -> Done:
+    return here(*words, cwd=cwd, ENSEMW2S_CACHE=str(cwd / "store"), MY_TOKEN="hush-4711")
 
 
 @pytest.fixture(scope="module")

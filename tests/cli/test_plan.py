@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
-
-from ensemw2s.cli import main as door
+from clikit import here, process
 
 # A single short row a split, and rows of given lengths: no data are read and little is traced.
 QUICK = ["plan", "tiny", "--tokens", "prompt=12,answer=3", "--rows", "weak_train=64,validation=32,pool=64"]
 QUICK += ["--rows", "test_id=40,test_ood=40", "systems=[ensemble,student]"]
 
 
-def ensemw2s(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and errors of a command, in this process."""
-    monkeypatch.setattr(sys, "argv", ["ensemw2s", *words])
-    monkeypatch.setattr(door.interrupts, "install", lambda: None)
-    with pytest.raises(SystemExit) as left:
-        door.main()
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
-
-
-def test_a_plan_is_printed_and_fits_a_terminal() -> None:
+def test_a_plan_is_printed_and_fits_a_terminal(tmp_path: Path) -> None:
     words = [*QUICK, "boost.rounds=3", "--devices", "2", "--workers", "2", "--efficiency", "train=0.2"]
-    done = subprocess.run([sys.executable, "-m", "ensemw2s.cli.main", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = process(*words, cwd=tmp_path)
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("ensemble: train x3") for line in lines)
@@ -36,11 +23,9 @@ def test_a_plan_is_printed_and_fits_a_terminal() -> None:
     assert "train 0.2" in done.stdout
 
 
-def test_json_holds_every_stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_every_stage(tmp_path: Path) -> None:
     words = [*QUICK, "--json", "--rows", "pool=640", "--hardware", "cpu"]
-    code, out, err = ensemw2s(*words, monkeypatch=monkeypatch, capsys=capsys)
-    assert code == 0, err
-    found = json.loads(out)
+    found = json.loads(here(*words, cwd=tmp_path).stdout)
     assert found["rows"]["pool"] == 640
     assert found["hardware"]["name"].startswith("AMD")
     assert {stage["kind"] for stage in found["stages"]} == {"train", "table", "answer", "counts"}
@@ -59,10 +44,7 @@ def test_json_holds_every_stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (("dtype=float16",), "float16"),
     ],
 )
-def test_mistakes_end_in_one_line(
-    words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, err = ensemw2s("plan", "tiny", *words, monkeypatch=monkeypatch, capsys=capsys)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert message in err
+def test_mistakes_end_in_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    told = here("plan", "tiny", *words, cwd=tmp_path, code=2)
+    assert (told.stdout, told.stderr.count("\n")) == ("", 1)
+    assert message in told.stderr

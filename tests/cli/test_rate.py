@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from clikit import here
 from scipy import stats
 
 from ensemw2s.data.difficulty import rate_by
@@ -30,7 +28,6 @@ from ensemw2s.methods.rating import cross_fitted_ratings
 from ensemw2s.training.settings import TrainSettings
 from ensemw2s.world.buckets import draw_rows
 
-COMMAND = [sys.executable, "-m", "ensemw2s.cli.main"]
 BUDGET = TrainSettings(epochs=1)
 
 
@@ -204,11 +201,8 @@ def test_bad_requests_are_refused_before_any_work(rows: list[Row], machine: Mach
 
 
 def command(*words: str, cwd: Path, code: int = 0) -> tuple[list[str], list[str]]:
-    """Lines of standard output and of standard error, on a terminal of 80 columns."""
-    env = {**os.environ, "COLUMNS": "80"}
-    done = subprocess.run([*COMMAND, *words], cwd=cwd, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    """Lines of standard output and of standard error."""
+    done = here(*words, cwd=cwd, code=code)
     return done.stdout.splitlines(), done.stderr.splitlines()
 
 

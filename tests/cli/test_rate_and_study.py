@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-COMMAND = [sys.executable, "-m", "ensemw2s.cli.main"]
-
-
-def ensemw2s(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "COLUMNS": "80"}
-    done = subprocess.run([*COMMAND, *words], cwd=cwd, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def refused(*words: str, cwd: Path) -> str:
-    lines = ensemw2s(*words, cwd=cwd, code=2).stderr.strip().splitlines()
-    assert lines[-1].startswith("error: "), lines
-    return lines[-1]
+from clikit import here, refused
 
 
 @pytest.fixture
@@ -41,7 +23,7 @@ def rows(tmp_path: Path) -> Path:
 def test_rate_writes_every_row_with_its_rating(rows: Path) -> None:
     words = ("rate", "--in", "rows.jsonl", "--model", "w2s-weak", "--model", "w2s-strong", "--folds", "2", "--epochs", "1",
              "--out", "rated.jsonl")  # fmt: skip
-    done = ensemw2s(*words, cwd=rows)
+    done = here(*words, cwd=rows)
     before = [json.loads(line) for line in (rows / "rows.jsonl").read_text().splitlines()]
     after = [json.loads(line) for line in (rows / "rated.jsonl").read_text().splitlines()]
     assert [row["id"] for row in after] == [row["id"] for row in before]
@@ -54,7 +36,7 @@ def test_rate_writes_every_row_with_its_rating(rows: Path) -> None:
     assert f"{len(before)} rows rated in rated.jsonl" in done.stdout
     assert "rank correlation with the difficulty the rows had" in done.stdout
     assert "rank correlation of w2s-weak with w2s-strong" in done.stdout
-    again = ensemw2s(*words, cwd=rows)
+    again = here(*words, cwd=rows)
     assert "found in the store" in again.stderr + again.stdout
 
 
@@ -77,9 +59,9 @@ def test_a_study_from_plan_to_page(tmp_path: Path) -> None:
         "name: mine\nbase: tiny\nset: {evaluation.resamples: 50, evaluation.examples: 1, systems: [weak, ensemble, student, "
         "ceiling]}\ngrid:\n  seed: [0, 1, 2]\n"
     )
-    plan = ensemw2s("study", "s.yaml", "--dry-run", cwd=tmp_path).stdout
+    plan = here("study", "s.yaml", "--dry-run", cwd=tmp_path).stdout
     assert "3 runs, 3 of them missing" in plan
-    done = ensemw2s("study", "s.yaml", "--out", "out", cwd=tmp_path)
+    done = here("study", "s.yaml", "--out", "out", cwd=tmp_path)
     assert "3 seeds, t intervals over seeds" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     for name in ("study.json", "study.html", "study.csv", "study.md"):
@@ -87,10 +69,10 @@ def test_a_study_from_plan_to_page(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out" / "study.json").read_text())
     assert [group["seeds"] for group in summary["groups"]] == [[0, 1, 2]]
     assert {entry["system"] for entry in summary["groups"][0]["scores"]} == {"weak", "ensemble", "student", "ceiling"}
-    again = ensemw2s("study", "s.yaml", "--out", "out", cwd=tmp_path)
+    again = here("study", "s.yaml", "--out", "out", cwd=tmp_path)
     assert again.stderr.count("found finished") + again.stdout.count("found finished") == 3
     (tmp_path / "out" / "study.html").unlink()
-    ensemw2s("report", "out", cwd=tmp_path)
+    here("report", "out", cwd=tmp_path)
     assert (tmp_path / "out" / "study.html").is_file()
 
 
@@ -107,5 +89,5 @@ def test_a_bad_study_is_refused(tmp_path: Path) -> None:
      ("selections", ["balanced"])],
 )  # fmt: skip
 def test_what_can_be_named_is_listed(tmp_path: Path, kind: str, names: list[str]) -> None:
-    listed = ensemw2s("list", kind, cwd=tmp_path).stdout
+    listed = here("list", kind, cwd=tmp_path).stdout
     assert all(any(line.split()[:1] == [name] for line in listed.splitlines()) for name in names)

@@ -64,6 +64,8 @@ def _root(
 
 
 def _register() -> None:
+    if app.registered_commands:  # done before in this process
+        return
     from ensemw2s.cli import (
         boost,
         cache,
