@@ -18,7 +18,7 @@ from ensemw2s.errors import ConfigError, nearest
 
 PriorError = Literal["weighted", "unweighted"]
 ErrorOn = Literal["train", "held-out", "out-of-bag"]
-Form = Literal["discrete", "real"]
+Form = Literal["discrete", "real", "additive"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,12 @@ class BoostSettings:
         level: weights on every answer "token" (the paper) or one on every "row" (the sample-level ablation).
         error_on: what ε_t is measured on: the "train" rows (the paper); "held-out" rows, which carry weights of their
             own, moved by the same rule; or "out-of-bag", the samples a round's draw left out ("resample" only).
-        form: "discrete" (SAMME, from right and wrong) or "real" (SAMME.R, from probabilities; see ``real``). With
-            "real" every kept expert has alpha 1; ε_t and the prior still decide whether it is kept.
+        form: "discrete" (SAMME, from right and wrong); "real" (SAMME.R, from probabilities; see ``real``), where every
+            kept expert has alpha 1, and ε_t and the prior still decide whether it is kept; or "additive", where the
+            first expert is an ordinary one and each further one is trained on the log loss of the sum so far plus
+            shrinkage times its own log-probabilities (see ``methods.additive``). Nothing is drawn or reweighted then:
+            mode, count, level, prior and error_on have no meaning.
+        top_k: with "additive": tokens of the sum so far that are kept a position, beside the label.
     """
 
     rounds: int = 4
@@ -51,6 +55,7 @@ class BoostSettings:
     level: Level = "token"
     error_on: ErrorOn = "train"
     form: Form = "discrete"
+    top_k: int = 64
 
     def __post_init__(self) -> None:
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
@@ -71,6 +76,13 @@ class BoostSettings:
             raise ConfigError(
                 f"boost.error_on 'out-of-bag' needs samples that a draw left out, and boost.mode is '{self.mode}': "
                 "use mode=resample, or error_on=held-out"
+            )
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1:
+            raise ConfigError(f"boost.top_k must be a whole number of at least 1, got {self.top_k!r}")
+        if self.form == "additive" and (self.level != "token" or self.error_on != "train"):
+            raise ConfigError(
+                f"boost.form 'additive' weighs no samples and measures no error, so boost.level={self.level} and "
+                f"boost.error_on={self.error_on} have no meaning: leave them at token and train, or use form=discrete"
             )
         if self.form == "real" and self.level == "row":
             raise ConfigError(

@@ -97,6 +97,44 @@ class Best(Rule):
         return log_probs[best] if log_probs.dtype.itemsize >= 4 else log_probs[best].float()
 
 
+@RULES.register("additive")
+class Additive(Rule):
+    """The weighted sum of log-probabilities, normalised again: what boosting of the form "additive" builds.
+
+    p(v) ∝ exp(A · Σ_t w_t log p_t(v)),  w the alphas scaled to sum to one, A the sum of the alphas of training
+
+    The geometric mean of rule "product", sharpened by A: experts after the first add to what is there and take nothing
+    from it. A is state, since everywhere else only the proportions of alphas matter; without state it is 1. Of the
+    first t experts it is the sum of theirs. Tokens that experts rule out are treated as in "product".
+    """
+
+    def load(self, state: State) -> Any:
+        """The alphas of training, or None."""
+        alphas = state.get("alphas")
+        if alphas is None:
+            return None
+        if not _numbers(alphas) or min(alphas) < 0 or alphas[0] <= 0:
+            raise bad_state("additive", f"alphas {alphas!r} are no numbers of at least 0 with the first above it")
+        return [float(alpha) for alpha in alphas]
+
+    def experts(self, state: Any) -> int | None:
+        """As many as there are alphas."""
+        return None if state is None else len(state)
+
+    def without(self, state: State, place: int) -> State:
+        """The others' alphas."""
+        return {**state, "alphas": [alpha for number, alpha in enumerate(state["alphas"]) if number != place]}
+
+    def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
+        """See the class."""
+        weights = expert_weights(alphas, len(log_probs))
+        scale = 1.0 if state is None else math.fsum(_first(state, len(log_probs), "additive"))
+        counting = weights > 0  # a weight of zero times log 0 would be NaN
+        parts = log_probs[counting.to(log_probs.device)].to(torch.promote_types(log_probs.dtype, torch.float32))
+        shares = _on(scale * weights[counting], parts.device).to(parts.dtype)[:, None, None]
+        return torch.log_softmax((parts.clamp(min=_FLOOR) * shares).sum(dim=0), dim=-1)
+
+
 def em_step(weights: Tensor, likely: Tensor) -> Tensor:
     """One step of EM for the weights of a mixture with fixed parts: each expert's mean share of the labels.
 

@@ -48,6 +48,12 @@ def naive_rule(
         powers = [p**share for share, p in zip(shares, probs, strict=True) if share > 0]
         raw = torch.stack(powers).prod(dim=0)
         return raw / raw.sum()
+    if rule == "additive":
+        known = state.get("alphas")
+        scale = math.fsum(known[: len(probs)]) if known else 1.0
+        powers = [p ** (scale * share) for share, p in zip(shares, probs, strict=True) if share > 0]
+        raw = torch.stack(powers).prod(dim=0)
+        return raw / raw.sum()
     if rule == "vote":
         votes = torch.zeros_like(probs[0])
         for share, p in zip(shares, probs, strict=True):

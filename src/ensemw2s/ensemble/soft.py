@@ -33,6 +33,7 @@ def soft_targets(
     pad_token_id: int,
     token_budget: int = 16384,
     dtype: torch.dtype = torch.float32,
+    with_labels: bool = False,
 ) -> SoftTargets:
     """The mixture's k likeliest tokens before every answer token of ``encoded``, the answer so far being given.
 
@@ -40,6 +41,8 @@ def soft_targets(
 
     Args:
         k: tokens kept a position; equal ones by lowest id.
+        with_labels: the label itself is always named: where it is not among the k likeliest, it stands in the place of
+            the last of them.
 
     Returns:
         Ids and probabilities ``[token, k]`` on the CPU, rows in the order of ``encoded``; no sum exceeds 1 by more
@@ -71,9 +74,20 @@ def soft_targets(
             labels = label[batch.tokens].to(device)[:, None]
             mixed = combine(experts, weights, answer_so_far(experts, labels, batch) if combine.needs_prefix else None)
             values, order = likeliest(mixed, k)
+            if with_labels:
+                values, order = _with_labels(values, order, mixed, labels)
             ids[batch.tokens] = order.cpu()
             probs[batch.tokens] = values.exp().float().cpu()
     return SoftTargets(ids, probs / probs.sum(dim=1, keepdim=True).clamp(min=1.0))
+
+
+def _with_labels(values: Tensor, order: Tensor, log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The label ``[m, 1]`` in the last place where it is not named; values and ids ``[m, k]``."""
+    missing = (order != labels).all(dim=1)
+    values, order = values.clone(), order.clone()
+    values[missing, -1] = log_probs.gather(1, labels)[missing, 0]
+    order[missing, -1] = labels[missing, 0]
+    return values, order
 
 
 def likeliest(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from ensemw2s.ensemble.card import CardFacts, Story, edited_card, write_card
 from ensemw2s.ensemble.folder import FORMAT_FILE, is_ensemble_folder, write_ensemble
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.methods.bench import Members, ModelRole
-from ensemw2s.methods.boosting import Boosted
+from ensemw2s.methods.boosted import Boosted
 from ensemw2s.models.loading import MODELS, model_folder, quiet
 
 

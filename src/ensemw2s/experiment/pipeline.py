@@ -15,7 +15,7 @@ from ensemw2s.experiment.sources import hide_answers
 from ensemw2s.experiment.store import Store
 from ensemw2s.methods.baselines import Selection
 from ensemw2s.methods.bench import Answer, Members
-from ensemw2s.methods.boosting import Boosted
+from ensemw2s.methods.boosted import Boosted
 from ensemw2s.methods.rules import check_rule
 from ensemw2s.methods.students import LabelledPool
 from ensemw2s.methods.systems import SYSTEMS, build_order

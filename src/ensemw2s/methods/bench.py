@@ -137,8 +137,17 @@ class Bench(Protocol):
         """Teacher-forced scores of one expert on every answer token of labelled rows; computed once and kept."""
         ...
 
-    def soft_labels(self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole) -> SoftTargets:
+    def soft_labels(
+        self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole, with_labels: bool = False
+    ) -> SoftTargets:
         """The members' distributions at every answer token of ``rows``, as the student reads them.
+
+        Args:
+            members: the teacher.
+            rows: labelled.
+            top_k: tokens kept a position; at most the vocabulary.
+            student: who learns from them.
+            with_labels: the label is always among the tokens kept.
 
         Raises:
             ConfigError: the members' and the student's vocabularies differ, or top_k exceeds the vocabulary.

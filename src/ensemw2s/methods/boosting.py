@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -23,36 +22,12 @@ from ensemw2s.boosting.weights import uniform_weights
 from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.evidence import ExpertTokens
 from ensemw2s.errors import ConfigError, DataError, ModelError
+from ensemw2s.methods.additive import boost_additive
 from ensemw2s.methods.bench import Bench, Expert, Members
+from ensemw2s.methods.boosted import Boosted, alike, check_form
 from ensemw2s.methods.rules import fitted
 from ensemw2s.seeds import derive_seed, torch_generator
 from ensemw2s.training.settings import TrainSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class Boosted:
-    """What boosting leaves behind.
-
-    Attributes:
-        members: the experts that were kept, with their alphas.
-        rounds: one record a round, dropped experts among them.
-        samples: what was weighed: tokens or rows.
-        weights: D_t of every round, float64 ``[sample]``, and last the weights that a further round would have had.
-        pretrained_error: ε_0, the unweighted error of the weak model before any training (on the rows ε is measured
-            on).
-        seconds: training seconds of every round.
-        tables: what the kept experts make of the training rows.
-        messages: what the user should know (a perfect expert, one no better than the prior ...).
-    """
-
-    members: Members
-    rounds: tuple[RoundRecord, ...]
-    samples: Samples
-    weights: tuple[Tensor, ...]
-    pretrained_error: float
-    seconds: tuple[float, ...]
-    tables: tuple[ExpertTokens, ...]
-    messages: tuple[str, ...]
 
 
 def boost_experts(
@@ -85,6 +60,9 @@ def boost_experts(
         ConfigError: held-out rows are needed and there are none, or the real form meets a probability of 0.
         ModelError: not one expert could be kept.
     """
+    check_form(settings, rule)
+    if settings.form == "additive":
+        return boost_additive(bench, rows, settings, training, seed=seed)
     judge = _Judge(bench, rows, settings, held_out)
     kept: list[tuple[Expert, float]] = []
     tables: list[ExpertTokens] = []
@@ -118,7 +96,7 @@ def boost_experts(
         pretrained_error=judge.pretrained_error,
         seconds=tuple(seconds),
         tables=tuple(tables),
-        messages=(*_alike(rows), *(record.message for record in rounds if record.message)),
+        messages=(*alike(rows), *(record.message for record in rounds if record.message)),
     )
 
 
@@ -188,10 +166,3 @@ class _Judge:
 
     def _margins(self, table: ExpertTokens) -> Tensor | None:
         return real_margins(table.log_prob, table.mean_log_prob) if self.settings.form == "real" else None
-
-
-def _alike(rows: Sequence[Row]) -> list[str]:
-    answers = {row.answer for row in rows}
-    if len(answers) == 1 and len(rows) > 1:
-        return [f"all {len(rows)} labelled answers are alike ({next(iter(answers))!r}): there is nothing to learn"]
-    return []

@@ -10,7 +10,7 @@ from ensemw2s.data.rows import Row
 from ensemw2s.errors import DataError
 from ensemw2s.methods.baselines import Selection
 from ensemw2s.methods.bench import Answer, Bench, Members
-from ensemw2s.methods.boosting import Boosted
+from ensemw2s.methods.boosted import Boosted
 from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.students import LabelledPool, take_labels, train_student
 from ensemw2s.training.losses import LossSettings

@@ -257,3 +257,28 @@ def uncertainty_smoothing(batch: LossBatch, settings: LossSettings) -> tuple[Ten
     smoothing = settings.weight * (1 - sure).clamp(0, 1)
     label = -log_p.gather(1, batch.labels[:, None])[:, 0]
     return _total((1 - smoothing) * label - smoothing * log_p.mean(dim=1), batch)
+
+
+@LOSSES.register("additive")
+@wants_soft
+def additive(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
+    """What boosting of the form "additive" trains its experts on: -log p(label), p ∝ teacher^alpha · f^beta.
+
+    The teacher is the ensemble so far, held fixed; f is the new expert and beta the shrinkage. Over the teacher's k
+    tokens, the label among them, and the tail as one event: exact where k is the whole vocabulary. Forward stagewise
+    additive modelling of the log loss (Friedman, Hastie & Tibshirani 2000, Annals of Statistics 28(2)): the gradient
+    with respect to f's logits is beta times what the sum so far has left to explain.
+
+    Raises:
+        ConfigError: no probabilities, or a token whose label is not named.
+    """
+    ids, _ = _soft(batch)
+    log_p, q = events(batch.logits, *_soft(batch))
+    named = ids == batch.labels[:, None]
+    if not bool(named.any(dim=1).all()):
+        raise ConfigError("loss 'additive' needs the label among the teacher's tokens: it is for boost.form=additive")
+    if log_p.shape[1] != ids.shape[1]:  # the tail is no label
+        named = torch.cat([named, named.new_zeros(len(named), 1)], dim=1)
+    fixed = settings.alpha * q.clamp(min=torch.finfo(q.dtype).tiny).log()
+    joint = torch.log_softmax(fixed + settings.beta * log_p, dim=1)
+    return _total(-joint[named], batch)

@@ -61,6 +61,24 @@ def test_against_the_twin(experts: list[Any], k: int) -> None:
     assert float(found.probs.sum(dim=1).max()) <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("k", [1, 3, VOCAB])
+def test_with_labels_the_label_is_named(experts: list[Any], k: int) -> None:
+    found = soft_targets(experts, ALPHAS, "mean", ROWS, k=k, pad_token_id=3, dtype=torch.float64, with_labels=True)
+    labels = [token for row in ROWS for token in row.input_ids[row.prompt_length :]]
+    plain = [one[:k] for one in twin(experts, ALPHAS, ROWS)]
+    whole = [dict(one) for one in twin(experts, ALPHAS, ROWS)]
+    missing = 0
+    for ids, probs, label, likely, all_of_it in zip(
+        found.ids.tolist(), found.probs.tolist(), labels, plain, whole, strict=True
+    ):
+        named = [token for token, _ in likely]
+        if label not in named:
+            named[-1], missing = label, missing + 1
+        assert ids == named
+        assert probs == pytest.approx([all_of_it[token] for token in named], abs=1e-5)
+    assert (missing > 0) == (k < VOCAB)
+
+
 @pytest.mark.parametrize("options", [{"token_budget": 1}, {"token_budget": 14}, {"pad_token_id": 11}])
 def test_batches_and_padding_change_nothing(experts: list[Any], options: dict[str, int]) -> None:
     whole = soft_targets(experts, ALPHAS, "mean", ROWS, k=4, pad_token_id=0)

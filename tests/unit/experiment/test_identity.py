@@ -128,7 +128,9 @@ class Spy(StoredBench):
         self._note(members, rows)
         return super()._option_tables(members, rows)
 
-    def soft_labels(self, members: Members, rows: Sequence[Row], top_k: int, *, student: Any) -> Any:
+    def soft_labels(
+        self, members: Members, rows: Sequence[Row], top_k: int, *, student: Any, with_labels: bool = False
+    ) -> Any:
         self._note(members, rows)
         return super().soft_labels(members, rows, top_k, student=student)
 

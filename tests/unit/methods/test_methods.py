@@ -322,7 +322,7 @@ class LabelBench(TableBench):
         self.labelled = [*getattr(self, "labelled", []), members.experts[0].identity]
         return {row.id: Answer(f"by {members.experts[0].identity}", 0.5, 1.0) for row in rows}
 
-    def soft_labels(self, members, rows, top_k, *, student):  # type: ignore[no-untyped-def]
+    def soft_labels(self, members, rows, top_k, *, student, with_labels=False):  # type: ignore[no-untyped-def]
         self.softened = (members.experts[0].identity, [row.answer for row in rows], top_k, student)
         return "soft"
 
@@ -352,6 +352,26 @@ def test_soft_students_get_the_teachers_distributions() -> None:
     assert bench.trained[0]["soft"] == "soft"
     with pytest.raises(DataError, match="these rows have no teacher"):
         train_student(bench, ROWS, TrainSettings(), seed=1, loss=LossSettings(name="product"))
+
+
+@pytest.mark.parametrize("targets", ["hard", "soft"])
+def test_students_of_every_teacher_learn_from_labels_of_one_kind(targets: str) -> None:
+    """Soft labels alone are worth points: no teacher gets them, or a loss of its own, where another does not."""
+    from ensemw2s.methods.systems import SYSTEMS
+
+    bench = LabelBench([])
+    shop = workshop(bench, loss=LossSettings(name="confidence", targets=targets))  # type: ignore[arg-type]
+    kinds = []
+    for name in ("student", "student_from_weak", "student_from_uniform", "student_from_bagging", "student_from_total"):
+        (teacher,) = SYSTEMS.get(name).needs
+        shop.systems[teacher] = Members.single(Expert("weak", f"teacher {name}", None))
+        SYSTEMS.get(name).build(shop)
+        if targets == "soft":
+            assert bench.softened[0] == f"teacher {name}"
+        kinds.append({key: value for key, value in bench.trained[-1].items() if key != "rows"})
+        assert [row.answer for row in bench.trained[-1]["rows"]] == [f"by teacher {name}"] * 2
+    assert all(kind == kinds[0] for kind in kinds)
+    assert (kinds[0]["soft"] is None) == (targets == "hard")
 
 
 def test_iterated_students_learn_from_the_one_before() -> None:

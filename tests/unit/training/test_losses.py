@@ -266,6 +266,42 @@ def test_the_whole_vocabulary_has_no_tail() -> None:
     )
 
 
+def test_additive_is_the_log_loss_of_the_sum() -> None:
+    """Against cross-entropy of the sum written out, with the whole vocabulary named; the teacher stays fixed."""
+    b, beta = batch(7, k=VOCAB), 0.3
+    logits = b.logits.clone().requires_grad_()
+    fixed = torch.zeros(M, VOCAB, dtype=torch.float64).scatter(1, b.soft_ids, b.soft_probs).log()
+    nll = torch.nn.functional.cross_entropy(fixed + beta * logits, b.labels, reduction="none")
+    expected = (nll * b.weights).sum() / b.weights.sum()
+    (slope,) = torch.autograd.grad(expected, logits)
+    found = value("additive", at(logits, b), beta=beta)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, logits)[0], slope)
+    torch.testing.assert_close(value("additive", b, beta=0.0), value("additive", at(b.logits * 3, b), beta=0.0))
+
+
+def test_additive_alone_is_cross_entropy() -> None:
+    b = batch(8, k=VOCAB)
+    flat = b._replace(soft_probs=torch.full_like(b.soft_probs, 1 / VOCAB))
+    torch.testing.assert_close(value("additive", flat), value("cross_entropy", b))
+
+
+def test_additive_by_hand_with_a_tail() -> None:
+    """The sum says 0.5, 0.2 and 0.3 for all others; the new expert 0.1, 0.6 and 0.3; it counts half."""
+    logits = torch.tensor([[0.1, 0.6, 0.2, 0.1]], dtype=torch.float64).log()
+    ids, probs = torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.2]], dtype=torch.float64)
+    one = LossBatch(logits, torch.tensor([1]), torch.ones(1, dtype=torch.float64), ids, probs)
+    parts = [0.5 * 0.1**0.5, 0.2 * 0.6**0.5, 0.3 * 0.3**0.5]
+    assert float(value("additive", one, beta=0.5)) == pytest.approx(-math.log(parts[1] / sum(parts)))
+
+
+def test_additive_wants_the_label_named() -> None:
+    b = batch(9)
+    unnamed = b.soft_ids.new_tensor([next(v for v in range(VOCAB) if v not in row) for row in b.soft_ids.tolist()])
+    with pytest.raises(ConfigError, match="needs the label among the teacher's tokens"):
+        value("additive", b._replace(labels=unnamed))
+
+
 @pytest.mark.parametrize("name", ["confidence", "uncertainty_smoothing"])
 def test_a_weight_of_zero_is_cross_entropy(name: str) -> None:
     b = batch(6)
@@ -370,7 +406,7 @@ def test_bad_settings(settings: dict, message: str) -> None:
 
 
 def test_which_losses_want_a_teacher() -> None:
-    assert {name for name in NAMES if LossSettings(name).needs_soft} == {"product", "uncertainty_smoothing"}
+    assert {name for name in NAMES if LossSettings(name).needs_soft} == {"additive", "product", "uncertainty_smoothing"}
     assert LossSettings(targets="soft").needs_soft
     for name, targets in (("product", "hard"), ("uncertainty_smoothing", "hard"), ("cross_entropy", "soft")):
         with pytest.raises(ConfigError, match="teacher's probabilities"):

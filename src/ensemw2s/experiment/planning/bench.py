@@ -209,7 +209,9 @@ class PlanningBench:
         vocabulary = 2 if self.binary else self.shapes[role].vocabulary
         return scoring_load(encoded, vocabulary=vocabulary, experts=experts, factor=self.sizes.factor(rows))
 
-    def soft_labels(self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole) -> SoftTargets:
+    def soft_labels(
+        self, members: Members, rows: Sequence[Row], top_k: int, *, student: ModelRole, with_labels: bool = False
+    ) -> SoftTargets:
         """See ``Bench``."""
         role, k = members.experts[0].role, min(top_k, 2) if self.binary else top_k
         sources = {row.answer.work for row in rows if isinstance(row.answer, _Label)}
