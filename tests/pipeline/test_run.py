@@ -63,6 +63,29 @@ def test_results_hold_what_is_promised(finished: tuple) -> None:
     assert results["config"]["boost"]["rounds"] == 2
 
 
+def test_every_score_is_what_its_rows_say(finished: tuple) -> None:
+    """No number stands in the results that was not measured: rows are counted once more, and a model is asked again."""
+    import pyarrow.parquet as pq
+
+    from ensemw2s import evaluate
+
+    folder, results, _ = finished
+    splits = load_splits(CONFIG)
+    counted: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for row in pq.read_table(folder / "row_scores.parquet").to_pylist():
+        counted.setdefault((row["system"], row["split"], row["metric"]), []).append((row["correct"], row["total"]))
+    told = {(score["system"], score["split"], score["metric"]): score for score in results["scores"]}
+    assert {(system, split, "exact_match") for system in SYSTEMS for split in ("test_id", "test_ood")} <= set(counted)
+    assert set(counted) <= set(told)
+    for key, rows in counted.items():
+        correct, total = map(sum, zip(*rows, strict=True))
+        assert told[key]["value"] == pytest.approx(correct / total), key
+        asked = [row for row in getattr(splits, key[1]) if row.choices or key[2] != "option_accuracy"]
+        assert len(rows) == len(asked), key
+    again = {one["metric"]: one["value"] for one in evaluate(folder / "student", splits.test_ood)["scores"]}
+    assert again["exact_match"] == told["student", "test_ood", "exact_match"]["value"]
+
+
 def test_a_finished_run_is_explained_as_found(finished: tuple) -> None:
     _, _, store = finished
     lines = explain(CONFIG, store=store)

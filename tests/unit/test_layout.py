@@ -116,6 +116,61 @@ def test_each_fault_is_seen(source: str, fault: str) -> None:
     assert fault in faults(source)
 
 
+# What an import must not do: draw or seed, read arguments, ask for devices, write, start or connect.
+ACTS = re.compile(
+    r"(?:^|\.)(?:seed|manual_seed|set_seed|parse_args|parse_known_args|is_available|device_count|init_process_group|mkdir|"
+    r"makedirs|write_text|write_bytes|open|run|Popen|urlopen|connect|exit|set_num_threads|set_default_dtype|set_default_device|"
+    r"basicConfig|print|chdir|putenv)$|^(?:random|numpy\.random|np\.random|torch\.cuda|os\.environ\.)"
+)
+
+
+def acts(source: str) -> list[str]:
+    """What a module does, rather than defines, when it is imported."""
+    found: list[str] = []
+
+    def look(node: ast.AST) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            outside = [*node.args.defaults, *(one for one in node.args.kw_defaults if one)]
+            outside += [] if isinstance(node, ast.Lambda) else node.decorator_list
+            for one in outside:
+                look(one)
+            return
+        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Call) and ACTS.search(ast.unparse(node.func)):
+            found.append(ast.unparse(node.func))
+        if isinstance(node, ast.Assign) and any(ast.unparse(one).startswith("os.environ[") for one in node.targets):
+            found.append("os.environ")
+        for child in ast.iter_child_nodes(node):
+            look(child)
+
+    look(ast.parse(source))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_importing_a_module_only_defines(path: Path) -> None:
+    if path.name != "__main__.py":
+        assert acts(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.manual_seed(0)", "args = parser.parse_args()", "DEVICE = 'cuda' if torch.cuda.is_available() else 0",
+        "import os\nos.environ['A'] = '1'", "class C:\n  n = torch.cuda.device_count()", "def f(n=random.random()): ...",
+        "with open('x') as file: pass", "Path('x').mkdir()", "if True:\n  set_seed(1)", "f = lambda n=seed(1): n",
+    ],
+)  # fmt: skip
+def test_each_act_is_seen(source: str) -> None:
+    assert acts(source)
+
+
+def test_what_waits_for_a_call_is_no_act() -> None:
+    inside = "def f():\n  torch.manual_seed(0)\n  g = lambda: parser.parse_args()\nif __name__ == '__main__':\n  run()"
+    assert acts(inside) == []
+
+
 def test_what_is_allowed_is_not_a_fault() -> None:
     assert (
         faults("f(trust_remote_code=trust)\ndef g(trust_remote_code=False): ...\nmodel.eval()\nyaml.safe_load(t)") == []

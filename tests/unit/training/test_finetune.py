@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +138,21 @@ def test_micro_batches_change_nothing(make_model: Model, make_rows: Rows, micro:
     parts = dataclasses.replace(settings, micro_batch_size=micro)
     assert_same(last_gradient(make_model(), rows, parts, token_weights=weights), whole, atol=1e-6)
     assert max(float(gradient.abs().max()) for gradient in whole.values()) > 1e-2
+
+
+def test_no_logits_outlive_their_step(make_model: Model, make_rows: Rows) -> None:
+    model, made, alive = make_model(), [], []
+
+    def look(module: Any, given: Any, logits: torch.Tensor) -> None:
+        alive.append(sum(one() is not None for one in made))
+        made.append(weakref.ref(logits))
+
+    model.get_output_embeddings().register_forward_hook(look)
+    train(model, make_rows(24), TrainSettings(epochs=3, batch_size=8, micro_batch_size=4))
+    gc.collect()
+    assert len(made) >= 18
+    assert max(alive) <= 1
+    assert not [one for one in made if one() is not None]
 
 
 def test_the_gradient_is_clipped_by_its_whole_norm(make_model: Model, make_rows: Rows) -> None:
