@@ -45,6 +45,7 @@ def serve(
     device: o.Device = "auto",
     dtype: o.DType = "float32",
     trust_remote_code: o.TrustRemoteCode = False,
+    viewer: Annotated[bool, typer.Option(help="A page at / that asks, and shows answers token by token.")] = True,
     log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "warning",
 ) -> None:
     """Serve OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics."""
@@ -71,7 +72,7 @@ def serve(
 
     served = open_served(model, device=device, dtype=dtype, engine=engine, trust_remote_code=trust_remote_code)
     called = name or served_name(model)
-    app = create_app(served, called, limits=limits, keys=keys, chat=chat)
+    app = create_app(served, called, limits=limits, keys=keys, chat=chat, viewer=viewer)
     texts = app.state.service.texts
     way = "the tokenizer's template" if texts.by_template else "the task format, the last user message as question"
     typer.echo(

@@ -21,6 +21,7 @@ from ensemw2s.ensemble.model import Ensemble
 from ensemw2s.errors import ModelError
 from ensemw2s.server import schemas
 from ensemw2s.server.asks import Room, check_model
+from ensemw2s.server.bodies import BodyRoute
 from ensemw2s.server.chat import Chatting
 from ensemw2s.server.completions import Completing
 from ensemw2s.server.engine import Engine
@@ -195,15 +196,21 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/completions", responses={200: {"model": schemas.Completion, "content": _EVENTS}})
     async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
         """Texts or token ids go on."""
         return await service.answer(Completing, body, request)
 
-    @app.post("/v1/chat/completions", responses={200: {"model": schemas.ChatCompletion, "content": _EVENTS}})
     async def chat_completions(body: schemas.ChatRequest, request: Request) -> Response:
         """Conversations are answered."""
         return await service.answer(Chatting, body, request)
+
+    told: dict[str, Any] = {"/completions": (completions, schemas.Completion),
+                            "/chat/completions": (chat_completions, schemas.ChatCompletion)}  # fmt: skip
+    for path, (endpoint, model) in told.items():
+        app.router.add_api_route(
+            f"/v1{path}", endpoint, methods=["POST"], route_class_override=BodyRoute,
+            responses={200: {"model": model, "content": _EVENTS}},
+        )  # fmt: skip
 
     @app.get("/v1/models", responses={200: {"model": schemas.Models}})
     async def models() -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,13 +23,17 @@ class Gate:
     Args:
         app: behind it.
         keys: see there.
+        open_paths: that need no key.
         body_bytes: of a request at the most.
         engine: whether it takes requests.
         metrics: told of every response.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, body_bytes: int, engine: Engine, metrics: Metrics) -> None:
-        self._app, self._keys, self._most = app, keys, body_bytes
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys, body_bytes: int, engine: Engine, metrics: Metrics,
+        open_paths: Collection[str] = OPEN,
+    ) -> None:  # fmt: skip
+        self._app, self._keys, self._most, self._open = app, keys, body_bytes, frozenset(open_paths)
         self._engine, self._metrics = engine, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +62,7 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if scope["path"] not in OPEN and not self._keys.admit(headers.get(b"authorization")):
+        if scope["path"] not in self._open and not self._keys.admit(headers.get(b"authorization")):
             return ApiError(
                 401, "this server wants a key: send it as 'Authorization: Bearer KEY'", code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},

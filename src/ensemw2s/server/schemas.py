@@ -134,6 +134,7 @@ class TokenVotes(BaseModel):
 
     token: str
     token_id: int
+    probability: float = Field(description="In the mixture, before temperature and top_p.")
     agreement: float = Field(description="Weight of the experts whose likeliest token was emitted.")
     votes: list[ExpertVote]
 
@@ -216,6 +217,15 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class Member(BaseModel):
+    """One expert."""
+
+    weight: float = Field(description="Its alpha, of a sum of 1.")
+    alpha: float
+    error: float | None = Field(description="Of its boosting round, where the ensemble's folder records it.")
+    effective_sample_size: float | None = Field(description="Of the weights it was trained on.")
+
+
 class Model(BaseModel):
     """A model that is served."""
 
@@ -226,6 +236,7 @@ class Model(BaseModel):
     experts: int
     rule: str
     context_length: int
+    members: list[Member] = Field(description="The experts, in their order.")
 
 
 class Models(BaseModel):

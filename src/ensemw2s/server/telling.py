@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -75,6 +76,7 @@ class Teller:
             {
                 "token": self._texts.token_text(told.id),
                 "token_id": told.id,
+                "probability": math.exp(told.log_prob),
                 "agreement": sum(
                     weight
                     for weight, vote in zip(self._weights, told.votes or (), strict=True)

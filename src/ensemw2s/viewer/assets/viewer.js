@@ -37,8 +37,8 @@ const TokenViewer = (() => {
 
   function percent(share) {
     if (!known(share)) return "–";
-    if (share > 0 && share < 0.0005) return "< 0.1 %";
-    return `${(100 * share).toFixed(1)} %`;
+    if (share > 0 && share < 0.0005) return "<\u00a00.1\u00a0%";
+    return `${(100 * share).toFixed(1)}\u00a0%`;
   }
 
   function node(tag, attributes, ...children) {
@@ -61,8 +61,10 @@ const TokenViewer = (() => {
     return made;
   }
 
+  // Heads of numbers begin with "#": they stand above them, at the right.
   function table(caption, heads, rows) {
-    const line = node("tr", {}, ...heads.map((head) => node("th", { scope: "col" }, head)));
+    const line = node("tr", {}, ...heads.map((head) =>
+      node("th", { scope: "col", class: head.startsWith("#") ? "num" : null }, head.replace("#", ""))));
     return node("table", { class: "tv-table" }, node("caption", {}, caption), node("thead", {}, line), node("tbody", {}, ...rows));
   }
 
@@ -94,16 +96,16 @@ const TokenViewer = (() => {
   }
 
   function sentence(token, place, total, kind, experts) {
-    const said = [`Token ${place + 1} of ${total}: `, word(token.text), "."];
-    if (known(token.probability)) said.push(` The mixture gives it ${percent(token.probability)}`);
+    const said = [`Token ${place + 1} of ${total}, `, word(token.text), ":"];
+    said.push(known(token.probability) ? ` the mixture gives it ${percent(token.probability)}` : " see the votes");
     if (known(token.probability) && token.likeliest === false && token.top.length) {
       said.push(", and finds ", word(token.top[0].text), " likelier");
     }
-    if (known(token.probability)) said.push(".");
-    if (token.votes.length) {
-      const found = agreeing(token, experts);
-      said.push(` ${found.experts} of ${token.votes.length} experts, with ${percent(found.share)} of the vote, have it as their likeliest.`);
-    }
+    said.push(".");
+    const found = agreeing(token, experts);
+    const [most, weight] = [token.votes.length, percent(found.share)];
+    if (most && !found.experts) said.push(" No expert finds it likeliest.");
+    else if (most) said.push(` ${found.experts} of ${most} experts, with ${weight} of the vote, find it likeliest.`);
     return node("p", { class: "tv-said" }, ...said);
   }
 
@@ -111,7 +113,12 @@ const TokenViewer = (() => {
     const rows = token.top.map((one) =>
       node("tr", {}, node("th", { scope: "row" }, word(one.text)),
         node("td", { class: "tv-track" }, bar(one.probability)), node("td", { class: "num" }, percent(one.probability))));
-    return table("The mixture's likeliest tokens", ["token", "", "probability"], rows);
+    return table("The mixture's likeliest tokens", ["token", "", "#probability"], rows);
+  }
+
+  // Words that a narrow screen has no room for; those who hear the page hear them there, too.
+  function roomy(text, extra) {
+    return node("span", { class: "tv-roomy" + (extra ? ` ${extra}` : "") }, text);
   }
 
   function weightCell(token, place) {
@@ -124,16 +131,16 @@ const TokenViewer = (() => {
     const rows = token.votes.map((vote, place) => {
       const expert = experts[place] ?? {};
       const verdict = vote.agrees ? (labelled ? "right" : "agrees") : labelled ? "wrong" : "disagrees";
-      const sign = node("span", { class: vote.agrees ? "yes" : "no" }, `${vote.agrees ? "✓" : "✗"} ${verdict}`);
+      const sign = node("span", { class: vote.agrees ? "yes" : "no" }, vote.agrees ? "✓" : "✗", roomy(` ${verdict}`));
       return node("tr", {},
-        node("th", { scope: "row" }, `expert ${place + 1}`),
-        node("td", { class: "num" }, percent(expert.weight), node("span", { class: "ci" }, known(expert.alpha) ? ` α ${expert.alpha.toFixed(2)}` : "")),
-        node("td", {}, word(vote.text), " ", node("span", { class: "ci" }, percent(vote.probability)), " ", sign),
+        node("th", { scope: "row" }, roomy("expert "), String(place + 1)),
+        node("td", { class: "num" }, percent(expert.weight), roomy(known(expert.alpha) ? ` α\u00a0${expert.alpha.toFixed(2)}` : "", "ci")),
+        node("td", {}, word(vote.text), " ", node("span", { class: "ci" }, percent(vote.probability)), "\u00a0", sign),
         node("td", { class: "num" }, percent(vote.chosen)),
         labelled ? weightCell(token, place) : null);
     });
-    const heads = ["expert", "weight in the vote", "its own likeliest", "gives this token"];
-    return table("Every expert's vote", labelled ? [...heads, "weight in training"] : heads, rows);
+    const heads = ["expert", "#weight in the vote", "its own likeliest", "#gives this token"];
+    return table("Every expert's vote", labelled ? [...heads, "#weight in training"] : heads, rows);
   }
 
   function note(kind) {
