@@ -53,7 +53,7 @@ class Ticket:
         """The next piece of any of the rows.
 
         Raises:
-            Failed: the batch failed.
+            Failed: the batch failed; or whatever else was put in the place of a piece.
         """
         piece = await self._queue.get()
         if isinstance(piece, Exception):

@@ -6,13 +6,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ensemw2s.errors import EnsemW2SError, nearest, shown
-from ensemw2s.server.schemas import ChatRequest, CompletionRequest
 
+GONE = 499  # the status for a client that hung up: nobody reads it, the metrics count it
 _TYPES = {401: "authentication_error", 404: "invalid_request_error", 429: "rate_limit_error"}
 _FORMS = {  # where pydantic would tell of the first of several forms
     "prompt": "a text, a list of texts, a list of token ids, or a list of such lists; none empty, none mixed",
@@ -62,8 +61,6 @@ def of_validation(problem: Mapping[str, Any], fields: Collection[str]) -> ApiErr
         fields: that the body may have.
     """
     param = next((str(part) for part in problem["loc"][1:2] if part in fields or "extra" in problem["type"]), None)
-    if problem["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {problem.get('ctx', {}).get('error', problem['msg'])}")
     if isinstance(problem.get("input"), bytes):
         return ApiError(400, "the body is not read as JSON: send JSON, with Content-Type application/json")
     if problem["type"] == "extra_forbidden" and param is not None:
@@ -82,9 +79,6 @@ def add_handlers(app: FastAPI) -> None:
     async def refused(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, ApiError):
             return error.response()
-        if isinstance(error, RequestValidationError):
-            kind = ChatRequest if "chat" in request.url.path else CompletionRequest
-            return of_validation(error.errors()[0], kind.model_fields).response()
         if isinstance(error, EnsemW2SError):
             return ApiError(400, str(error)).response()
         if isinstance(error, HTTPException):
@@ -93,5 +87,5 @@ def add_handlers(app: FastAPI) -> None:
             return ApiError(error.status_code, message, code=code, headers=error.headers).response()
         return ApiError(500, "the server failed on this request; its log says why").response()
 
-    for kind in (HTTPException, RequestValidationError, EnsemW2SError, Exception):
+    for kind in (HTTPException, EnsemW2SError, Exception):
         app.add_exception_handler(kind, refused)

@@ -10,12 +10,10 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from ensemw2s.server.engine import Busy, Closing, Engine, Failed, Ticket
-from ensemw2s.server.errors import ApiError
+from ensemw2s.server.errors import GONE, ApiError
 from ensemw2s.server.gate import closing
 from ensemw2s.server.telling import DONE, as_event
 from ensemw2s.server.work import Piece, Work
-
-_GONE = 499  # nobody reads it; for the metrics
 
 
 def admit(engine: Engine, works: Sequence[Work]) -> Ticket:
@@ -40,32 +38,34 @@ async def whole(request: Request, ticket: Ticket, seconds: float) -> list[Piece]
     Raises:
         ApiError: 504 after so many seconds, 500 where the batch failed.
     """
-    collecting = asyncio.ensure_future(_collect(ticket))
-    watching = asyncio.ensure_future(_gone(request))
+    watching = asyncio.ensure_future(_watch(request, ticket))
+    pieces: list[Piece] = []
     try:
-        await asyncio.wait({collecting, watching}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if collecting.done():
-            return collecting.result()
-        if watching.done():
-            return Response(status_code=_GONE)
-        raise _too_late(seconds)
+        async with asyncio.timeout(seconds):
+            while len(pieces) < len(ticket.works):  # not streamed: one piece a row
+                pieces.append(await ticket.next())
+        return sorted(pieces, key=lambda piece: piece.place)
+    except _HungUp:
+        return Response(status_code=GONE)
+    except TimeoutError as error:
+        raise _too_late(seconds) from error
     except Failed as error:
         raise _failed(error) from error
     finally:
-        if not collecting.done():
+        watching.cancel()
+        if len(pieces) < len(ticket.works):
             ticket.cancel()
-        for task in (collecting, watching):
-            task.cancel()
 
 
-async def _collect(ticket: Ticket) -> list[Piece]:
-    pieces = [await ticket.next() for _ in ticket.works]  # not streamed: one piece a row
-    return sorted(pieces, key=lambda piece: piece.place)
+class _HungUp(Exception):
+    """Nobody waits for the answers any more."""
 
 
-async def _gone(request: Request) -> None:
+async def _watch(request: Request, ticket: Ticket) -> None:
+    """Tell the one who waits for pieces when the client hangs up."""
     while (await request.receive())["type"] != "http.disconnect":
         continue
+    ticket.put(_HungUp())
 
 
 def streamed(

@@ -101,7 +101,14 @@ class Texts:
         return self.task_format.option_text("a") != "a"
 
     def _plain(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        # As the line above, without the wrapper, which takes as long as a short text itself.
+        backend.encode_special_tokens = bool(getattr(self.tokenizer, "split_special_tokens", False))
+        backend.no_truncation()
+        backend.no_padding()
+        return list(backend.encode(text, add_special_tokens=False).ids)
 
     def stops(self, given: Sequence[str]) -> tuple[list[str], frozenset[int]]:
         """Stop strings, and the end tokens they name: a special token is never part of an answer's text."""
