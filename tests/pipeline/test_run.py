@@ -20,7 +20,7 @@ from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.run import execute
 from ensemw2s.experiment.sources import load_splits
-from ensemw2s.experiment.upkeep import damaged
+from ensemw2s.experiment.upkeep import damaged, entries
 from ensemw2s.report.write import write_report
 
 CONFIG = load_config("tiny")
@@ -90,8 +90,41 @@ def test_a_finished_run_is_explained_as_found(finished: tuple) -> None:
     _, _, store = finished
     lines = explain(CONFIG, store=store)
     assert {line.state for line in lines} == {"found"}
-    assert {line.system for line in lines} == SYSTEMS
+    assert {line.system for line in lines} == {*SYSTEMS, "scores", "report"}
     assert sum(line.count for line in lines if line.stage == "expert") >= 7
+    stored = {entry.path for entry in entries(store) if entry.state == "finished"}
+    assert {line.stage for line in lines} == {path.parent.name for path in stored}
+    for stage in ("token-counts", "options", "views"):
+        assert sum(line.count for line in lines if line.stage == stage) == len(list((store / stage).glob("[!.]*")))
+
+
+@pytest.mark.parametrize(("stage", "system"), [("token-counts", "scores"), ("views", "report")])
+def test_what_only_measuring_needs_is_explained_too(finished: tuple, tmp_path: Path, stage: str, system: str) -> None:
+    _, _, store = finished
+    shutil.copytree(store, tmp_path / "store")
+    shutil.rmtree(min((tmp_path / "store" / stage).glob("[!.]*")))
+    told = [line for line in explain(CONFIG, store=tmp_path / "store") if line.state != "found"]
+    assert [(line.system, line.stage, line.state, line.count) for line in told] == [(system, stage, "run", 1)]
+    shutil.rmtree(tmp_path / "store" / stage)
+    told = [line for line in explain(CONFIG, store=tmp_path / "store") if line.state != "found"]
+    assert {(line.system, line.stage, line.why) for line in told} == {(system, stage, "nothing like it is stored")}
+
+
+def test_a_further_round_is_said_to_be_new(finished: tuple) -> None:
+    """Its seed differs from the other rounds', and is no setting that changed."""
+    _, _, store = finished
+    boost = dataclasses.replace(CONFIG.boost, rounds=3)
+    told = [line for line in explain(dataclasses.replace(CONFIG, boost=boost), store=store) if line.state != "found"]
+    assert (told[0].system, told[0].stage, told[0].count) == ("uniform", "expert", 1)
+    assert told[0].why == "new: a further round, member or system"
+    assert {(line.system, line.why) for line in told[1:]} == {("scores", "its models would be new")}
+
+
+def test_another_seed_is_named(finished: tuple) -> None:
+    _, _, store = finished
+    lines = explain(dataclasses.replace(CONFIG, seed=1), store=store)
+    assert all("seed" in line.why for line in lines if line.stage == "expert" and line.state == "run")
+    assert not [line for line in lines if line.state == "found"]
 
 
 def test_a_changed_setting_is_named_and_only_what_hangs_on_it_runs(finished: tuple) -> None:
@@ -99,6 +132,7 @@ def test_a_changed_setting_is_named_and_only_what_hangs_on_it_runs(finished: tup
     student = dataclasses.replace(CONFIG.student, learning_rate=0.123)
     lines = explain(dataclasses.replace(CONFIG, student=student), store=store)
     by_system = {line.system: line for line in lines if line.state != "found"}
+    assert by_system.pop("scores").why == "its models would be new"
     assert set(by_system) == {"student", "student_from_weak", "strong_on_easy", "ceiling"}
     for line in by_system.values():
         assert (line.stage, line.state) == ("expert", "run")

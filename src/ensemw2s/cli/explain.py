@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ensemw2s.cli import options as o
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -17,6 +19,10 @@ def explain(
         list[str] | None,
         typer.Argument(metavar="[CONFIG.yaml] [section.key=value ...]", help="As for 'run'."),
     ] = None,
+    seed: Annotated[int | None, typer.Option(help="As for 'run'.")] = None,
+    device: Annotated[str | None, typer.Option(help="As for 'run'.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="As for 'run'.")] = None,
+    threads: o.Threads = None,
 ) -> None:
     """Say for every stage of a run whether it is stored or would run, and which input changed."""
     from rich.console import Console
@@ -27,7 +33,10 @@ def explain(
 
     words = list(config or [])
     source = words.pop(0) if words and "=" not in words[0] else None
-    lines = walk(load_config(source, words))
+    flags = {"seed": seed, "device": device, "dtype": dtype}
+    words += [f"{name}={value}" for name, value in flags.items() if value is not None]
+    with o.workers("local", None, None, threads):
+        lines = walk(load_config(source, words))
     table = Table(box=None, pad_edge=False, header_style="")
     for column in ("system", "stage", "state", "why"):
         table.add_column(column, overflow="fold")
@@ -36,5 +45,5 @@ def explain(
         times = f" x{line.count}" if line.count > 1 else ""
         table.add_row("" if again else line.system, line.stage + times, line.state, line.why)
     Console(highlight=False).print(table)
-    runs = [line for line in lines if line.state != "found"]
-    typer.echo("everything is stored: nothing would run" if not runs else f"{len(runs)} systems have work to do")
+    work = dict.fromkeys(line.system for line in lines if line.state != "found")
+    typer.echo(f"work to do: {', '.join(work)}" if work else "everything is stored: nothing would run")

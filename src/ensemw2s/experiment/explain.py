@@ -1,32 +1,36 @@
 """What a run would do: for every stage, found in the store or to be made, and which input changed.
 
-The run is walked through as far as the store goes. What comes after a missing stage depends on its result, so it is
-told as waiting.
+The run is walked through as far as the store goes. A missing training is gone behind: its identity is known. What comes
+after other missing stages depends on their results, so it is told as waiting.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.identity import numerics
-from ensemw2s.experiment.pipeline import open_workshop
+from ensemw2s.experiment.pipeline import open_workshop, run_pipeline
 from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.experiment.results import build_results
 from ensemw2s.experiment.run import check_config
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import StageResult, Store, default_store
+from ensemw2s.experiment.walk import MODELS, scoring
 from ensemw2s.methods.systems import SYSTEMS, build_order
 from ensemw2s.models.devices import resolve_device
 
 _SHOWN = 3  # changed inputs told of one stage
-_NEVER = 10**6
 
 
 class _Missing(Exception):
-    """A stage that is not stored: the walk ends here."""
+    """The content of a stage is asked for, and it is not stored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Told:
     """One line.
 
     Attributes:
-        system: whose.
+        system: whose; "scores" measure all systems on the tests, "report" are the rows it shows token by token.
         stage: its name.
         state: "found", "run" or "waits".
         count: how many stages the line stands for.
@@ -49,38 +53,69 @@ class Told:
 
 
 class _Looking(Store):
-    """A store that makes nothing."""
+    """A store that makes nothing, and notes what it is asked for."""
 
     def __init__(self, root: Path | str, common: Mapping[str, Any]) -> None:
         super().__init__(root, common)
-        self.found: list[str] = []
+        self.told: list[tuple[str, str, str]] = []
+        self.found: set[tuple[str, str]] = set()
+        self.promised: set[str] = set()
 
     def stage(self, name: str, version: int, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> StageResult:
-        """The stored result, or the end of the walk."""
-        result = self.peek(name, version, inputs)
-        if result is None:
-            raise _Missing(name, self._difference(name, version, inputs))
-        self.found.append(name)
-        return result
+        """The stored result; of a missing model a promise.
 
-    def _difference(self, name: str, version: int, inputs: Mapping[str, Any]) -> str:
+        Raises:
+            _Missing: the content of another missing stage would be needed to go on.
+        """
+        result = self.peek(name, version, inputs)
+        if result is not None:
+            self.told.append((name, "found", ""))
+            self.found.add((name, result.identity))
+            return result
+        identity = self.identity(name, version, inputs)
+        after = self.promised.intersection((*inputs.get("experts", ()), inputs.get("start")))
+        self.told.append((name, "run", "its models would be new" if after else self._why(name, version, inputs)))
+        if name not in MODELS:
+            raise _Missing(name)
+        self.promised.add(identity)
+        return StageResult(name, identity, self.folder(name, identity), 0.0, reused=False)
+
+    def take(self, system: str) -> Iterator[Told]:
+        """What was noted since the last time, as lines."""
+        for (stage, state, why), count in Counter(self.told).items():
+            yield Told(system, stage, state, count, why)
+        self.told.clear()
+
+    def _why(self, name: str, version: int, inputs: Mapping[str, Any]) -> str:
         if self.folder(name, self.identity(name, version, inputs)).exists():
             return "the stored result is damaged"
-        wanted = dict(_leaves({"version": version, "inputs": inputs, "numerics": self.common}))
-        best: tuple[int, list[str]] = (_NEVER, [])
+        changed = self._nearest(name, dict(_leaves({"version": version, "inputs": inputs, "numerics": self.common})))
+        if changed is None:
+            return "nothing like it is stored"
+        # The seed of a stage derives from the run's and from what it is for. Of this run some are stored: not its seed
+        # is another, but this is another member.
+        if "inputs.seed" in changed and any(found == name for found, _ in self.found):
+            return "new: a further round, member or system"
+        pairs = [f"{key.removeprefix('inputs.')} {_short(old)} -> {_short(new)}" for key, (old, new) in changed.items()]
+        more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+        return "changed: " + ", ".join(pairs[:_SHOWN]) + more
+
+    def _nearest(self, name: str, wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]] | None:
+        """The inputs, with both values, that differ from the most alike stored stage of other runs; None: there is
+        none."""
+        best: dict[str, tuple[Any, Any]] | None = None
         for stored in self.records(name):
             try:
                 other = dict(_leaves({key: stored[key] for key in ("version", "inputs", "numerics")}))
             except KeyError:
                 continue
-            changed = [key for key in wanted | other if wanted.get(key) != other.get(key)]
-            pairs = [(key.removeprefix("inputs."), other.get(key), wanted.get(key)) for key in changed]
-            told = [f"{key} {_short(old)} -> {_short(new)}" for key, old, new in pairs]
-            best = min(best, (len(changed), told), key=lambda pair: pair[0])
-        if best[0] == _NEVER:
-            return "nothing like it is stored"
-        more = f" and {best[0] - _SHOWN} more" if best[0] > _SHOWN else ""
-        return "changed: " + ", ".join(best[1][:_SHOWN]) + more
+            if (name, stored.get("identity")) in self.found:
+                continue
+            keys = dict.fromkeys((*wanted, *other))
+            changed = {key: (other.get(key), wanted.get(key)) for key in keys if wanted.get(key) != other.get(key)}
+            if best is None or len(changed) < len(best):
+                best = changed
+        return best
 
 
 def explain(config: Config, *, store: Path | str | None = None) -> list[Told]:
@@ -91,27 +126,44 @@ def explain(config: Config, *, store: Path | str | None = None) -> list[Told]:
     """
     check_config(config)
     splits = load_splits(config)
-    device = resolve_device(config.device)
-    looking = _Looking(store or default_store(), numerics(device, config.dtype))
-    shop = open_workshop(dataclasses.replace(config, device=str(device)), splits, looking, Reporter())
+    here = dataclasses.replace(config, device=str(resolve_device(config.device)))
+    looking = _Looking(store or default_store(), numerics(resolve_device(config.device), config.dtype))
+    shop = open_workshop(here, splits, looking, Reporter())
+    order = build_order(tuple(dict.fromkeys(("weak", *config.systems))))
     lines: list[Told] = []
-    for name in build_order(tuple(dict.fromkeys(("weak", *config.systems)))):
+    for name in order:
         missing = [need for need in SYSTEMS.get(name).needs if need not in shop.systems]
         if missing:
-            lines.append(Told(name, "", "waits", 1, f"for {', '.join(missing)}"))
+            lines.append(_waits(name, missing))
             continue
-        looking.found.clear()
-        try:
+        with contextlib.suppress(_Missing):
             shop.systems[name] = SYSTEMS.get(name).build(shop)
-        except _Missing as end:
-            lines += [*_counted(name, looking.found), Told(name, end.args[0], "run", 1, end.args[1])]
-        else:
-            lines += _counted(name, looking.found)
+        lines += looking.take(name)
+    assert isinstance(shop.bench, StoredBench)
+    for _, _, call in scoring(config, splits, [name for name in order if name in shop.systems], shop):
+        with contextlib.suppress(_Missing):
+            call()
+    lines += looking.take("scores")
+    if len(shop.systems) < len(order):
+        lines.append(_waits("scores", [name for name in order if name not in shop.systems]))
+    if all(line.state == "found" for line in lines):
+        lines += _report(here, looking)
     return lines
 
 
-def _counted(system: str, found: list[str]) -> list[Told]:
-    return [Told(system, stage, "found", found.count(stage)) for stage in dict.fromkeys(found)]
+def _waits(system: str, needs: Iterable[str]) -> Told:
+    return Told(system, "", "waits", 1, f"for {', '.join(needs)}")
+
+
+def _report(config: Config, looking: _Looking) -> Iterator[Told]:
+    """What is left where all systems and scores are stored."""
+    known = set(looking.found)
+    few = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, resamples=1))
+    with contextlib.suppress(_Missing):
+        build_results(few, *run_pipeline(few, load_splits(few), looking, Reporter()))
+    looking.told = [one for one in looking.told if one[1] != "found"]
+    looking.told += [(name, "found", "") for name, _ in sorted(looking.found - known)]
+    return looking.take("report")
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

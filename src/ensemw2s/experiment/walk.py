@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from ensemw2s.data.splits import Splits
 from ensemw2s.experiment.bench import VERSIONS, StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.measuring import TESTS
@@ -22,10 +23,11 @@ from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import StageResult, Store
 from ensemw2s.methods.bench import Members
 from ensemw2s.methods.systems import SYSTEMS, build_order
+from ensemw2s.methods.workshop import Workshop
 from ensemw2s.models.devices import resolve_device
 
 #: Stages whose result is a model: others can name it before it is there.
-_MODELS = {"expert", "average"}
+MODELS = {"expert", "average"}
 
 
 class _Missing(Exception):
@@ -80,9 +82,9 @@ class _WalkingBench(StoredBench):
         needed = [*inputs.get("experts", ()), *([inputs["start"]] if "start" in inputs else [])]
         if not self.promised.intersection(needed):
             # Trainings are long, and each is work for one; scoring is short and shares its models.
-            group = identity if name in _MODELS else f"{self.purpose} {needed}"
+            group = identity if name in MODELS else f"{self.purpose} {needed}"
             self.ready[identity] = Ready(identity, name, group)
-        if name not in _MODELS:
+        if name not in MODELS:
             raise _Missing
         self.promised.add(identity)
         return StageResult(name, identity, self.store.folder(name, identity), 0.0, reused=False)
@@ -162,7 +164,7 @@ class Walk:
                         walked[name] = self.shop.systems[name] = SYSTEMS.get(name).build(self.shop)
                     except _Missing:
                         continue
-            for name, place, call in self._scoring():
+            for name, place, call in scoring(self.config, self.splits, self.order, self.shop):
                 self.bench.purpose = f"score {name}"
                 if (name, place) not in self._scored:
                     try:
@@ -175,26 +177,37 @@ class Walk:
                 if self.bench.promised.intersection(expert.identity for expert in members.experts):
                     del self.shop.systems[name]
 
-    def _scoring(self) -> Iterator[tuple[str, int, Callable[[], object]]]:
-        """Every stage that measuring asks for, whatever its result."""
-        bench, wanted = self.bench, set(self.config.evaluation.metrics)
-        for name in self.order:
-            if name not in self.shop.systems:
-                continue
-            members = self.shop.systems[name]
-            staged = name == "ensemble" and self.config.evaluation.staged
-            calls: list[Callable[[], object]] = []
-            for split in (*TESTS, *(("validation",) if staged else ())):
-                rows = getattr(self.splits, split)
-                choosing = [row for row in rows if row.choices]
-                fewer = [members.first(count) for count in range(1, len(members.experts))] if staged else []
-                some = [*fewer, members]
-                calls += [_call(bench.answer, one, rows, purpose="test") for one in some]
-                if {"token_accuracy", "nll"} & wanted:
-                    calls.append(_call(bench.token_counts, members, rows))
-                if "option_accuracy" in wanted and choosing:
-                    calls.append(_call(bench.option_scores, members, choosing))
-            yield from ((name, place, call) for place, call in enumerate(calls))
+
+def scoring(
+    config: Config, splits: Splits, order: Sequence[str], shop: Workshop
+) -> Iterator[tuple[str, int, Callable[[], object]]]:
+    """Every stage that measuring asks for, whatever its result: the system, the stage's number, and what asks.
+
+    Args:
+        config: of the run.
+        splits: of the run.
+        order: systems; those that ``shop`` has not built are passed over.
+        shop: over a ``StoredBench``.
+    """
+    bench, wanted = shop.bench, set(config.evaluation.metrics)
+    assert isinstance(bench, StoredBench)
+    for name in order:
+        if name not in shop.systems:
+            continue
+        members = shop.systems[name]
+        staged = name == "ensemble" and config.evaluation.staged
+        calls: list[Callable[[], object]] = []
+        for split in (*TESTS, *(("validation",) if staged else ())):
+            rows = getattr(splits, split)
+            choosing = [row for row in rows if row.choices]
+            fewer = [members.first(count) for count in range(1, len(members.experts))] if staged else []
+            some = [*fewer, members]
+            calls += [_call(bench.answer, one, rows, purpose="test") for one in some]
+            if {"token_accuracy", "nll"} & wanted:
+                calls.append(_call(bench.token_counts, members, rows))
+            if "option_accuracy" in wanted and choosing:
+                calls.append(_call(bench.option_scores, members, choosing))
+        yield from ((name, place, call) for place, call in enumerate(calls))
 
 
 def _call(function: Callable[..., object], *arguments: Any, **named: Any) -> Callable[[], object]:

@@ -520,9 +520,12 @@ def test_explain_looks_at_a_url(url: str, elsewhere) -> None:  # type: ignore[no
     looking = _Looking(url, {"dtype": "float32"})
     assert looking.stage("expert", 1, {"n": 1, "seed": 0}, make("x", [])).reused
     elsewhere()
-    with pytest.raises(_Missing) as end:
-        _Looking(url, {"dtype": "float32"}).stage("expert", 1, {"n": 1, "seed": 5}, make("x", []))
-    assert end.value.args == ("expert", "changed: seed 0 -> 5")
+    other = _Looking(url, {"dtype": "float32"})
+    assert not other.stage("expert", 1, {"n": 1, "seed": 5}, make("x", [])).folder.exists()
+    with pytest.raises(_Missing):
+        other.stage("answers", 1, {"n": 1}, make("x", []))
+    why = ["changed: seed 0 -> 5", "nothing like it is stored"]
+    assert other.told == [("expert", "run", why[0]), ("answers", "run", why[1])]
 
 
 def test_the_cache_verb_and_the_environment_take_a_url(tmp_path: Path) -> None:
