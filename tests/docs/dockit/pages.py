@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[3]
-PROGRAMS = ("ensemw2s", "python", "pip", "torchrun", "accelerate", "tensorboard", "lm-eval", "export")
+PROGRAMS = ("ensemw2s", "python", "pip", "torchrun", "accelerate", "tensorboard", "lm-eval", "export", "git", "twine")
 _FENCE = re.compile(r"^(`{3,})\s*(\w*)\s*$")
 _VARIABLE = re.compile(r"^[A-Z_][A-Z0-9_]*=\S*$")
-_LIST = re.compile(r"^\s*([-*]|\d+\.) ")
+_LIST = re.compile(r"^\s*([-*]|\d+\.) +")
 
 
 class Block(NamedTuple):
@@ -46,9 +46,9 @@ def pages() -> list[str]:
 
 
 def blocks(text: str) -> list[Block]:
-    """All fenced blocks, and those indented by four spaces after a blank line (but not inside a list)."""
+    """All fenced blocks, and those indented by four spaces after a blank line; in a list by four more than its text."""
     found: list[Block] = []
-    lines, number, in_list = text.splitlines(), 0, False
+    lines, number, indent = text.splitlines(), 0, 4
     while number < len(lines):
         line = lines[number]
         fence = _FENCE.match(line)
@@ -58,12 +58,13 @@ def blocks(text: str) -> list[Block]:
             number = end + 1
             continue
         if line.strip() and not line.startswith(" "):
-            in_list = bool(_LIST.match(line))
-        if line.startswith("    ") and not in_list and (number == 0 or not lines[number - 1].strip()):
+            item = _LIST.match(line)
+            indent = 4 + (len(item[0]) if item else 0)
+        if line.startswith(" " * indent) and (number == 0 or not lines[number - 1].strip()):
             end = number
-            while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
+            while end < len(lines) and (lines[end].startswith(" " * indent) or not lines[end].strip()):
                 end += 1
-            found.append(Block("", "\n".join(each[4:] for each in lines[number:end]).rstrip(), number + 1))
+            found.append(Block("", "\n".join(each[indent:] for each in lines[number:end]).rstrip(), number + 1))
             number = end
             continue
         number += 1
