@@ -111,3 +111,18 @@ def test_blocks_and_commands_are_found() -> None:
     found = [command.words for command in commands("docs/index.md")]
     assert ("scripts/quickstart",) in found
     assert ("ensemw2s", "generate", "--model", "student", "a question") in found
+
+
+def test_an_indented_block_is_commands_or_none() -> None:
+    """A command that the reader of pages does not know would be run by nobody."""
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/index.md",
+        *(f"docs/how-to/{p.name}" for p in DOCS.glob("how-to/*")),
+    ):
+        lines = {command.line for command in commands(page)}
+        for block in blocks((ROOT / page).read_text(encoding="utf-8")):
+            text = block.text if block.language == "" else ""
+            unknown = [line for at, line in enumerate(text.splitlines(), block.line) if at not in lines]
+            assert not unknown or block.text.startswith("$ "), f"{page}:{block.line}: {unknown[0]}"

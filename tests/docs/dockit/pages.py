@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[3]
-PROGRAMS = ("ensemw2s", "python", "pip", "torchrun", "accelerate", "tensorboard", "lm-eval", "export", "git", "twine")
+PROGRAMS = ("ensemw2s", "python", "pip", "torchrun", "accelerate", "tensorboard", "lm-eval", "export", "git", "twine",
+            "pytest")  # fmt: skip
 _FENCE = re.compile(r"^(`{3,})\s*(\w*)\s*$")
 _VARIABLE = re.compile(r"^[A-Z_][A-Z0-9_]*=\S*$")
 _LIST = re.compile(r"^\s*([-*]|\d+\.) +")
