@@ -231,8 +231,20 @@ def test_the_votes_of_the_experts(ask: Post, ensemble: Ensemble) -> None:
             assert vote["weight"] == pytest.approx(alpha / total)
             agreeing += alpha / total * (vote["token_id"] == tokens[place])
         assert token["agreement"] == pytest.approx(agreeing)
-    chat = ask("chat/completions", messages=[{"role": "user", "content": "a"}], experts=True, temperature=0)
+        assert token["likeliest"] == []  # nobody asked for logprobs
+        with torch.inference_mode():
+            mixed = ensemble(torch.tensor([prefix])).logits[0, -1].softmax(-1)
+        assert token["probability"] == pytest.approx(float(mixed[tokens[place]]), abs=1e-4)
+    more = ask("completions", prompt=PROMPT, max_tokens=5, temperature=0, experts=True, logprobs=2)["choices"][0]
+    for token, tops in zip(more["experts"], more["logprobs"]["top_logprobs"], strict=True):
+        assert {one["token"] for one in token["likeliest"]} == set(tops)
+        assert [one["probability"] for one in token["likeliest"]] == pytest.approx([math.exp(p) for p in tops.values()])
+    message = {"role": "user", "content": "a"}
+    chat = ask("chat/completions", messages=[message], experts=True, temperature=0, logprobs=True, top_logprobs=2)
     assert len(chat["choices"][0]["experts"]) == chat["usage"]["completion_tokens"]
+    assert [len(token["likeliest"]) for token in chat["choices"][0]["experts"]] == [2] * chat["usage"][
+        "completion_tokens"
+    ]
 
 
 def test_chat_by_the_task_format(ask: Post, ensemble: Ensemble) -> None:
@@ -298,11 +310,16 @@ def test_every_rule(make_ensemble: Callable[..., Ensemble], rule: str) -> None:
 def test_models_health_and_metrics(client: TestClient, ask: Post) -> None:
     listed = client.get("/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["toy"]
+    members = listed["data"][0].pop("members")
     assert listed["data"][0] | {"created": 0} == {
         "id": "toy", "object": "model", "created": 0, "owned_by": "ensemw2s", "experts": 3, "rule": "mean",
-        "context_length": 256,
+        "context_length": 256, "max_logprobs": 5,
     }  # fmt: skip
-    assert client.get("/v1/models/toy").json() == listed["data"][0]
+    assert [(one["alpha"], one["error"], one["effective_sample_size"]) for one in members] == [
+        (alpha, None, None) for alpha in (1.3, 1.0, 0.7)
+    ]
+    assert [one["weight"] for one in members] == pytest.approx([1.3 / 3, 1 / 3, 0.7 / 3])
+    assert client.get("/v1/models/toy").json() == {**listed["data"][0], "members": members}
     assert client.get("/health").json() == {"status": "ok", "running": 0, "waiting": 0}
     before = _metrics(client)
     ask("completions", prompt=[[5, 6], [7]], max_tokens=3, temperature=0)

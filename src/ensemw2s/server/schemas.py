@@ -129,6 +129,14 @@ class ExpertVote(BaseModel):
     chosen_probability: float = Field(description="Of the token that was emitted.")
 
 
+class LikelyToken(BaseModel):
+    """A token that the mixture finds likely."""
+
+    token: str
+    token_id: int
+    probability: float
+
+
 class TokenVotes(BaseModel):
     """The experts' views of one emitted token."""
 
@@ -137,6 +145,7 @@ class TokenVotes(BaseModel):
     probability: float = Field(description="In the mixture, before temperature and top_p.")
     agreement: float = Field(description="Weight of the experts whose likeliest token was emitted.")
     votes: list[ExpertVote]
+    likeliest: list[LikelyToken] = Field(description="The mixture's, likeliest first; as many as logprobs asks for.")
 
 
 class TextLogprobs(BaseModel):
@@ -236,6 +245,7 @@ class Model(BaseModel):
     experts: int
     rule: str
     context_length: int
+    max_logprobs: int = Field(description="Likeliest tokens that a completion may ask for.")
     members: list[Member] = Field(description="The experts, in their order.")
 
 

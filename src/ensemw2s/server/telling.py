@@ -93,6 +93,10 @@ class Teller:
                     }
                     for place, (weight, vote) in enumerate(zip(self._weights, told.votes or (), strict=True))
                 ],
+                "likeliest": [
+                    {"token": self._texts.token_text(token), "token_id": token, "probability": math.exp(log_prob)}
+                    for token, log_prob in told.top
+                ],
             }
             for told in tokens
         ]

@@ -5,9 +5,9 @@
   const field = (id) => document.getElementById(id);
   const model = document.body.dataset.model;
   const PRINTABLE = /^[\x21-\x7e]*$/;
-  const LIKELIEST = 5;
   let running = null; // the AbortController of the answer that is on its way
   let members = []; // the experts as /v1/models tells them
+  let likeliest = 5; // tokens of the mixture to be told
 
   class Problem extends Error {}
 
@@ -49,10 +49,10 @@
     if (tokens !== null) common.max_tokens = tokens;
     if (seed !== null) common.seed = seed;
     if (field("mode").value === "completion") {
-      return { path: "v1/completions", body: { ...common, prompt: text, logprobs: LIKELIEST } };
+      return { path: "v1/completions", body: { ...common, prompt: text, logprobs: likeliest } };
     }
     const messages = [{ role: "user", content: text }];
-    return { path: "v1/chat/completions", body: { ...common, messages, logprobs: true, top_logprobs: LIKELIEST } };
+    return { path: "v1/chat/completions", body: { ...common, messages, logprobs: true, top_logprobs: likeliest } };
   }
 
   // ---- what comes back
@@ -76,24 +76,14 @@
     throw new Problem("the answer broke off: the server closed the connection");
   }
 
-  // The likeliest tokens at each emitted one, likeliest first; a chat tells none of its end token.
-  function likeliest(logprobs) {
-    const lists = logprobs?.content
-      ? logprobs.content.map((one) => one.top_logprobs.map((top) => [top.token, top.logprob]))
-      : (logprobs?.top_logprobs ?? []).map((one) => Object.entries(one));
-    const ranked = (list) => list.map(([text, logprob]) => ({ text, probability: Math.exp(logprob) }))
-      .sort((a, b) => b.probability - a.probability).slice(0, LIKELIEST);
-    return lists.map(ranked);
-  }
-
   function tokensOf(choice) {
-    const tops = likeliest(choice.logprobs);
-    return (choice.experts ?? []).map((told, place) => {
-      const top = tops[place] ?? [];
+    return (choice.experts ?? []).map((told) => {
+      const top = (told.likeliest ?? []).map((one) => ({ text: one.token, probability: one.probability }));
       const votes = told.votes.map((vote) => ({
         text: vote.token, probability: vote.probability, chosen: vote.chosen_probability, agrees: vote.token_id === told.token_id,
       }));
-      return { text: told.token, probability: told.probability, likeliest: top.length ? top[0].text === told.token : null, top, votes };
+      const first = told.likeliest?.length ? told.likeliest[0].token_id === told.token_id : null;
+      return { text: told.token, probability: told.probability, likeliest: first, top, votes };
     });
   }
 
@@ -148,6 +138,7 @@
   async function introduce() {
     const told = await (await call(`v1/models/${encodeURIComponent(model)}`, {})).json();
     members = told.members ?? [];
+    likeliest = Math.min(likeliest, told.max_logprobs);
     field("about").textContent = `${told.experts} expert${told.experts === 1 ? "" : "s"}, rule ${told.rule}, context of ${told.context_length} tokens`;
     const trained = members.some((one) => one.error !== null && one.error !== undefined);
     const heads = ["expert", "weight in the vote", "alpha", ...(trained ? ["error in training", "effective sample size"] : [])];
