@@ -15,6 +15,7 @@ import pytest
 from ensemw2s.errors import CacheError, ConfigError, DataError
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.run import execute
+from ensemw2s.experiment.sources import load_splits
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_data.py"
 
@@ -92,3 +93,15 @@ def test_files_of_ones_own_are_rated_together(tmp_path: Path) -> None:
     assert {row.difficulty for row in splits.weak_train} == {2.0}
     assert {row.difficulty for row in splits.pool} == {3.0}
     assert {row.difficulty for row in splits.test_ood} == {5.0}
+
+
+def test_no_more_of_the_source_is_read_than_the_limit(tmp_path: Path) -> None:
+    rows = [json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*rows, "no row at all"]))
+    words = ["split.kind=random", "split.weak_train=10", "split.pool=10", "split.test_id=5", "split.test_ood=5"]
+    words += [f"data.source={tmp_path}/rows.jsonl", "split.validation=5"]
+    splits = load_splits(load_config("tiny", [*words, "data.limit=40"]))
+    read = {row.question for split in splits.named().values() for row in split}
+    assert len(read) == 35
+    with pytest.raises(DataError, match="line 41"):
+        load_splits(load_config("tiny", [*words, "data.limit=41"]))

@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ from ensemw2s.paths import is_file
 _PARQUET_ROWS = 1024  # of a Parquet file held at once
 _CACHE_KIB = 1024  # of the ids' database in memory
 _SAMPLE = 100  # rows kept to tell, at the end, which columns there were
+_LONGEST = 2**26  # characters of a line; a few megabytes of gzip may hold one of gigabytes
 
 
 class FileCheck(NamedTuple):
@@ -121,6 +123,19 @@ def check_file(path: str | Path, *, columns: Mapping[str, str] | None = None, ne
     return FileCheck(count, file_sha256(Path(path)))
 
 
+def first_rows(
+    path: str | Path, count: int, *, columns: Mapping[str, str] | None = None, need_answer: bool = True
+) -> list[Row]:
+    """The first ``count`` rows of ``read_rows(path, ...)``; what comes after them is not read, so not checked either.
+
+    Raises:
+        DataError: as ``read_rows`` of a file that ends there.
+    """
+    rows = list(itertools.islice(stream_rows(path, columns=columns, need_answer=need_answer), count))
+    _check_mapped(Path(path), rows, columns)
+    return rows
+
+
 def own_columns(row: Row) -> dict[str, Any]:
     """The source's own columns of a row, as values that JSON can hold (dates and decimals as text, NaN as null)."""
     return {str(key): _storable(value) for key, value in row.raw.items()}
@@ -147,8 +162,11 @@ def _lines(path: Path, newline: str) -> Iterator[str]:
         with contextlib.ExitStack() as stack:
             opened = gzip.open if path.name.lower().endswith(".gz") else open
             raw = stack.enter_context(opened(path, "rb"))
-            for line in stack.enter_context(io.TextIOWrapper(cast("Any", raw), encoding="utf-8-sig", newline=newline)):
+            text = stack.enter_context(io.TextIOWrapper(cast("Any", raw), encoding="utf-8-sig", newline=newline))
+            while line := text.readline(_LONGEST):
                 number += 1
+                if len(line) == _LONGEST:
+                    raise DataError(f"{path}, line {number}: longer than {_LONGEST:,} characters; give one row a line")
                 if "\0" in line:
                     raise DataError(f"{path} is a binary file, no text: give JSON Lines, CSV or Parquet")
                 yield line

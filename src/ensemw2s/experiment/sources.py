@@ -10,6 +10,7 @@ from ensemw2s.data.difficulty import rate_by
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import is_data_file, read_rows
 from ensemw2s.data.splits import Splits, check_splits, explicit_splits, split_rows
+from ensemw2s.data.stream import first_rows
 from ensemw2s.errors import ConfigError, DataError, nearest
 from ensemw2s.experiment.config import Config
 from ensemw2s.paths import exists
@@ -31,9 +32,7 @@ def load_splits(config: Config) -> Splits:
 
 def _given(config: Config) -> Splits:
     data = config.data
-    rows = load_rows(data.source, data.columns)
-    if data.limit is not None:
-        rows = rows[: data.limit]
+    rows = load_rows(data.source, data.columns, limit=data.limit)
     given = {name: getattr(data, name) for name in ("pool", "test_id", "test_ood", "validation")}
     named = {name: path for name, path in given.items() if path}
     if not named:
@@ -68,8 +67,10 @@ def _yes_no(splits: Splits, seed: int) -> Splits:
     return Splits(**lists, report=report)
 
 
-def load_rows(source: str, columns: dict[str, str] | None = None, *, need_answer: bool = True) -> list[Row]:
-    """Rows of a file or of a hub data set.
+def load_rows(
+    source: str, columns: dict[str, str] | None = None, *, need_answer: bool = True, limit: int | None = None
+) -> list[Row]:
+    """Rows of a file or of a hub data set; of a file no more is read than ``limit`` rows.
 
     Raises:
         DataError: neither a data file nor a data set's name.
@@ -77,9 +78,11 @@ def load_rows(source: str, columns: dict[str, str] | None = None, *, need_answer
     from ensemw2s.data.hub import DATASETS, read_hub
 
     if is_data_file(source) or exists(source):
+        if limit is not None:
+            return first_rows(source, limit, columns=columns, need_answer=need_answer)
         return read_rows(source, columns=columns, need_answer=need_answer)
     if source in DATASETS:
-        return read_hub(source)
+        return read_hub(source)[:limit]
     raise DataError(f"'{source}' is no data file and no known data set: {nearest(source, ['world', *DATASETS])}")
 
 

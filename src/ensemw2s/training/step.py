@@ -103,7 +103,8 @@ class Stepper:
         Where the memory does not suffice, the micro-batch is halved, for this step and all that follow.
         """
         while True:
-            # Tried again with the dropout of the first try: how often it took changes nothing but rounding.
+            # Tried again from where the generators stood: the step comes out as with the smaller micro-batch from the
+            # start. Against the larger one it differs in rounding and, with dropout, in the masks drawn (ADR 10).
             generators = torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda(self.device))
             size = min(self.micro_batch or len(batch), len(batch))
             try:

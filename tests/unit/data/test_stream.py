@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ensemw2s.data import stream as stream_module
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import read_rows
-from ensemw2s.data.stream import SeenIds, check_file, own_columns, stream_records, stream_rows
+from ensemw2s.data.stream import SeenIds, check_file, first_rows, own_columns, stream_records, stream_rows
 from ensemw2s.errors import DataError, EnsemW2SError
 
 RECORDS: list[dict[str, Any]] = [
@@ -210,3 +211,44 @@ def test_own_columns_are_json(tmp_path: Path) -> None:
 
     row = Row("a", "q", raw={"day": datetime.date(2024, 1, 2), "nan": float("nan"), "deep": {"n": (1, 2)}})
     assert json.dumps(own_columns(row)) == '{"day": "2024-01-02", "nan": null, "deep": {"n": [1, 2]}}'
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.jsonl.gz", "q.csv", "q.csv.gz", "q.parquet"])
+def test_first_rows_are_the_first_of_all(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, RECORDS)
+    for count in (1, 4, 99):
+        assert first_rows(path, count) == read_rows(path)[:count]
+
+
+def test_a_small_file_that_unfolds_to_a_large_one_is_read_only_as_far_as_asked(tmp_path: Path) -> None:
+    line = json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n"
+    with gzip.open(tmp_path / "bomb.jsonl.gz", "wt", compresslevel=1) as file:
+        for _ in range(60):
+            file.write(line * 20_000)  # 48 MB in all
+        file.write("no row at all")
+    tracemalloc.start()
+    try:
+        rows = first_rows(tmp_path / "bomb.jsonl.gz", 5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(rows) == 5
+    assert peak < 4e6
+
+
+def test_first_rows_refuse_a_column_that_is_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", RECORDS)
+    with pytest.raises(DataError, match="no column 'contxt' for the context"):
+        first_rows(path, 2, columns={"context": "contxt"})
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "_LONGEST", 1000)
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "q", "answer": "a"}\n{"question": "' + "a" * 2000)
+    with pytest.raises(DataError, match="line 2: longer than 1,000 characters"):
+        check_file(path)
+    path.write_text(json.dumps({"question": "q" * 900, "answer": "a"}) + "\n")
+    assert check_file(path).rows == 1
