@@ -117,7 +117,7 @@ class Service:
         bank = self.ensemble.bank
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "ensemw2s",
                 "experts": bank.size, "rule": self.ensemble.rule, "context_length": self.engine.context,
-                "members": members_of(self.ensemble)}  # fmt: skip
+                "max_logprobs": self.limits.logprobs, "members": members_of(self.ensemble)}  # fmt: skip
 
 
 def members_of(ensemble: Ensemble) -> list[dict[str, Any]]:
