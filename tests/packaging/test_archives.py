@@ -19,7 +19,8 @@ DATA = {
     "py.typed": 1, "models/zoo/*/model.safetensors": 3, "models/zoo/*/tokenizer.json": 3, "models/zoo/*/config.json": 3,
     "data/datasets.yaml": 1, "experiment/presets/*.yaml": 6, "experiment/studies/*.yaml": 3,
     "experiment/planning/hardware.yaml": 1, "experiment/planning/shapes.yaml": 1, "report/templates/*.jinja": 2,
-    "report/templates/*.css": 1, "viewer/assets/*.js": 1, "viewer/assets/*.css": 1,
+    "report/templates/*.css": 1, "viewer/assets/*.js": 1, "viewer/assets/*.css": 2,
+    "report/templates/*.js": 1, "server/page/*.jinja": 1, "server/page/*.css": 1, "server/page/*.js": 1,
 }  # fmt: skip
 
 
@@ -118,9 +119,10 @@ from ensemw2s.data.hub import DATASETS
 from ensemw2s.experiment.grid import STUDIES
 from ensemw2s.experiment.planning import hardware, shapes
 from ensemw2s.report.html import _TEMPLATES
+from ensemw2s.viewer.assets import FOLDER, asset
 for module in [m for name, m in sys.modules.items() if name.startswith("ensemw2s")]:
     assert Path(module.__file__).is_relative_to(sys.argv[1]), module.__file__
-print(len(list(DATASETS)), len(list(STUDIES.glob("*.yaml"))), len(list(_TEMPLATES.iterdir())))
+print(len(list(DATASETS)), len(list(STUDIES.glob("*.yaml"))), len(list(_TEMPLATES.iterdir())), sum(bool(asset(p.name)) for p in FOLDER.iterdir()))
 """
 
 
