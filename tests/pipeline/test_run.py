@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from ensemw2s.errors import ConfigError
 from ensemw2s.experiment import run as run_module
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.explain import explain
+from ensemw2s.experiment.locks import StageLock
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.run import execute
 from ensemw2s.experiment.sources import load_splits
+from ensemw2s.experiment.tracking import read_events
 from ensemw2s.experiment.upkeep import damaged, entries
 from ensemw2s.report.write import write_report
 
@@ -302,3 +307,32 @@ evaluation: {{staged: false, resamples: 200, examples: 1}}
     assert sum(s["at_chance"] for s in ood) >= len(SYSTEMS) - 1
     write_report(folder)
     assert "chance" in (folder / "report.html").read_text()
+
+
+def test_who_waits_for_another_process_says_so(finished: tuple, tmp_path: Path) -> None:
+    """An hour of silence would look like a hang."""
+    _, _, store = finished
+    shutil.copytree(store, tmp_path / "store")
+    stage = min((tmp_path / "store" / "views").glob("[!.]*"))
+    shutil.rmtree(stage)
+    other = StageLock(stage.with_name(f"{stage.name}.lock"))
+    assert other.acquire(lambda: False)
+    notes = []
+
+    class Notes(Reporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+            if "waiting" in text:
+                other.release()
+
+    run = threading.Thread(
+        target=execute, args=(CONFIG, tmp_path / "out"), kwargs={"store": tmp_path / "store", "reporter": Notes()}
+    )
+    run.start()
+    run.join()
+    waited = (
+        f"stage views {stage.name[:8]}: waiting for process {os.getpid()} on {socket.gethostname()}, which builds it"
+    )
+    assert waited in notes
+    assert waited in [event.get("text") for event in read_events(tmp_path / "out" / "events.jsonl")]
+    assert (tmp_path / "out" / "results.json").is_file()

@@ -115,6 +115,7 @@ def execute(
     claim_folder(folder, config)
     stages = Store(store or default_store(), numerics(resolve_device(config.device), config.dtype))
     with tracked(folder, config.to_dict(), reporter, track or Track()) as told:
+        stages.waiting = told.note
         results = _run(config, splits, folder, stages, told, pool)
         results["seconds"] = round(time.perf_counter() - began, 2)
         # Last, so that a folder with results has everything else too.

@@ -152,7 +152,7 @@ class Store:
             locks = self._locks(name, identity, folder)
             with contextlib.ExitStack() as held:
                 for lock, finished in locks:
-                    if not lock.acquire(finished, self.waiting):
+                    if not lock.acquire(finished, lambda line: self._waits(f"stage {name} {folder.name[:8]}: {line}")):
                         break  # made by another process; where it is gone again, we go round
                     held.callback(lock.release)
                 else:
@@ -164,6 +164,10 @@ class Store:
                             raise
                         # We seemed dead, say to a machine that slept: another process has swept away what we had
                         # here, and builds. We go round and wait for its result.
+
+    def _waits(self, line: str) -> None:
+        if self.waiting is not None:
+            self.waiting(line)
 
     def _ready(self, name: str, identity: str, folder: Path) -> StageResult | None:
         """A whole result that is also where it belongs: at the URL, for a store at a URL."""
