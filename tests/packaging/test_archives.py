@@ -130,5 +130,7 @@ def test_nothing_is_read_from_the_repository(installed: Path, built: kit.Built, 
     found = [int(word) for word in _run(installed, tmp_path, "-c", READS_DATA, str(installed)).split()]
     assert found[0] >= 9
     files = [Path(name) for name in kit.package_files(built)]
-    for count, pattern in zip(found[1:], ("experiment/studies/*.yaml", "report/templates/*"), strict=True):
+    for count, pattern in zip(
+        found[1:], ("experiment/studies/*.yaml", "report/templates/*", "viewer/assets/*"), strict=True
+    ):
         assert count == sum(path.match(f"src/ensemw2s/{pattern}") for path in files) >= 3

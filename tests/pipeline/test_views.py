@@ -109,7 +109,7 @@ def test_training_weights_follow_the_experts_errors(finished: tuple) -> None:
 def test_the_same_run_again_loads_no_model_and_says_the_same(
     finished: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, views, store = finished
+    folder, _, store = finished
     built: list[str] = []
 
     class Counting(Reporter):
