@@ -130,11 +130,25 @@ def main() -> None:
         refused = system_error(error)
         if refused is not None and refused.errno is not None:
             _fail(str(disk_error(refused, Path(str(refused.filename or "a file")))))
+        if _is_out_of_memory(error):
+            _fail(
+                "out of memory: take fewer rows at once (evaluation.batch_size, or --batch-size), read fewer rows "
+                "(data.limit), or take a smaller model; finished stages are kept"
+            )
         if parallel.is_lost_peer(error):
             _fail("another process of this run is gone (killed, or out of memory): run the same command again")
         if not parallel.first_to_fail():
             raise SystemExit(1) from None
         raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out where nothing smaller could be tried."""
+    if isinstance(error, MemoryError) or "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from ensemw2s.training.step import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _fail(message: str) -> None:
