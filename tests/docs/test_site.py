@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 from dockit.pages import ROOT
 
 
@@ -57,15 +58,34 @@ def broken(site: Path) -> list[str]:
     return found
 
 
+def build(config: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A strict build. Not a quiet one: MkDocs counts no warning that it does not show."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config), "--site-dir", str(folder)],
+        cwd=ROOT, text=True, capture_output=True, check=False, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)], cwd=ROOT, text=True,
-        capture_output=True, check=False, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-    )  # fmt: skip
+    done = build(ROOT / "mkdocs.yml", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def test_the_builder_stops_at_a_dead_link_and_a_dead_anchor(tmp_path: Path) -> None:
+    """With the strictness of our own settings, on a site of two pages."""
+    ours = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    kept = {name: ours[name] for name in ("site_name", "strict", "validation", "markdown_extensions")}
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump({**kept, "plugins": []}))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/other.md").write_text("# Other\n")
+    (tmp_path / "docs/index.md").write_text("# One\n\n[gone](gone.md) [no](other.md#place)\n")
+    done = build(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert done.returncode == 1
+    assert "a link 'gone.md', but the target is not found" in done.stderr
+    assert "'other.md#place', but the doc 'other.md' does not contain an anchor '#place'" in done.stderr
 
 
 def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site: Path) -> None:
