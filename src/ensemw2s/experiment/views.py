@@ -39,10 +39,10 @@ def build_views(config: Config, outcome: Outcome, bench: StoredBench, measured: 
     if boosted is None or count < 1:
         return None
     bench.purpose = "examples of the report"
-    tests = {
-        split: choose_answers(measured.rows["ensemble", split], getattr(outcome.splits, split), (count + 1) // 2)
-        for split in TESTS
-    }
+    tests = {}
+    for split in TESTS:
+        measures, rows = measured.rows["ensemble", split], getattr(outcome.splits, split)
+        tests[split] = choose_answers(measures, rows, (count + 1) // 2, _lengths(bench, measures))
     labelled = _heaviest(bench, boosted, outcome.splits.weak_train, count)
     shown = len(labelled) + sum(map(len, tests.values()))
     most = max(LEAST, min(MOST, NUMBERS // (max(1, shown) * (TOP + len(boosted.members.experts)))))
@@ -61,23 +61,37 @@ def examples_of(views: Record | None) -> list[Record]:
     ]
 
 
-def choose_answers(measures: RowMeasures, rows: Sequence[Row], count: int) -> list[Row]:
-    """Right and wrong answers, as many of each as there are, on which the experts agreed least; ties by row id.
+def choose_answers(
+    measures: RowMeasures, rows: Sequence[Row], count: int, lengths: Mapping[str, int]
+) -> list[Row]:  # fmt: skip
+    """Right and wrong answers, as many of each as there are, on which the experts disagreed most; ties by row id.
+
+    How much they disagreed is the alpha-weighted share of experts that would have said another token, summed over the
+    answer's tokens: its mean alone would only show the shortest answers.
 
     Args:
         measures: of the ensemble on these rows. Rows whose question did not fit the model have no answer and are left
             out.
         rows: labelled.
         count: how many rows.
+        lengths: tokens of the answers by row id.
 
     Returns:
         ``count`` rows, or all: first the right ones, then the wrong ones.
     """
     right = dict(zip(measures.right.ids, measures.right.correct.tolist(), strict=True))
     answered = [row for row in rows if row.id in right and measures.answers[row.id].confidence > 0]
-    answered.sort(key=lambda row: (measures.answers[row.id].agreement, row.id))
+    answered.sort(key=lambda row: (round((measures.answers[row.id].agreement - 1) * lengths[row.id], 9), row.id))
     good, bad = ([row for row in answered if bool(right[row.id]) is side] for side in (True, False))
     return [*good[: max(count - count // 2, count - len(bad))], *bad[: max(count // 2, count - len(good))]]
+
+
+def _lengths(bench: StoredBench, measures: RowMeasures) -> dict[str, int]:
+    """Tokens of every answer, its end token counted; of a binary task's always one."""
+    if bench.settings.binary or not measures.answers:
+        return dict.fromkeys(measures.answers, 1)
+    found = bench.tokenizer("weak")([one.text for one in measures.answers.values()], add_special_tokens=False)
+    return {row_id: len(ids) + 1 for row_id, ids in zip(measures.answers, found["input_ids"], strict=True)}
 
 
 def _experts(boosted: Boosted) -> list[Record]:
@@ -118,8 +132,8 @@ def _answers(
 
 
 def _heaviest(bench: StoredBench, boosted: Boosted, rows: Sequence[Row], count: int) -> list[tuple[Row, list[Tensor]]]:
-    """The rows whose heaviest token weighed most in the last round, which boosting came to look at; with their tokens'
-    weights by round, float64 ``[token of the row]``, of which 1 is the average token's.
+    """The rows whose heaviest token weighed most in the last round, which boosting came to look at, of equal ones those
+    that weighed most in all; with their tokens' weights by round, float64 ``[token of the row]``, 1 being the average.
     """
     encoded = bench.shelf.encode(rows, "weak", bench.shelf.role_context("weak")).rows
     offsets = token_offsets(encoded).tolist()
@@ -127,7 +141,8 @@ def _heaviest(bench: StoredBench, boosted: Boosted, rows: Sequence[Row], count: 
     shares = [boosted.samples.share_tokens(weights) for weights in kept]
     history = [share * len(share) for share in shares]  # D_t times n
     spans = [slice(*span) for span in pairwise(offsets)]
-    heaviest = sorted(range(len(encoded)), key=lambda i: -float(history[-1][spans[i]].max()))
+    parts = [history[-1][span] for span in spans]
+    heaviest = sorted(range(len(encoded)), key=lambda i: (-round(float(parts[i].max()), 9), -float(parts[i].sum())))
     by_id = {row.id: row for row in rows}
     return [(by_id[encoded[i].id], [weights[spans[i]] for weights in history]) for i in heaviest[:count]]
 

@@ -41,14 +41,23 @@ def measures(right: str, agreement: dict[str, float], unanswered: str = "") -> R
         ("abcd", 99, "cabdgfe"),
     ],
 )
-def test_right_and_wrong_answers_that_were_least_agreed_upon(right: str, count: int, chosen: str) -> None:
+def test_right_and_wrong_answers_that_were_most_disagreed_on(right: str, count: int, chosen: str) -> None:
     found = measures(right, {"g": 0.2, "f": 0.3, "c": 0.5})
-    assert "".join(row.id for row in choose_answers(found, ROWS, count)) == chosen
-    assert choose_answers(found, ROWS[::-1], count) == choose_answers(found, ROWS, count)
+    same = dict.fromkeys("abcdefg", 3)
+    assert "".join(row.id for row in choose_answers(found, ROWS, count, same)) == chosen
+    assert choose_answers(found, ROWS[::-1], count, same) == choose_answers(found, ROWS, count, same)
+
+
+def test_disagreement_is_summed_over_the_tokens() -> None:
+    found = measures("abcdefg", {"a": 0.2, "b": 0.5, "c": 0.5, "d": 0.9})
+    lengths = {**dict.fromkeys("abcdefg", 1), "b": 2, "d": 20}  # sums 0.8, 1.0, 0.5, 2.0
+    assert [row.id for row in choose_answers(found, ROWS, 4, lengths)] == ["d", "b", "a", "c"]
 
 
 def test_rows_without_an_answer_are_not_chosen() -> None:
-    assert [row.id for row in choose_answers(measures("abcd", {}, unanswered="abe"), ROWS, 4)] == ["c", "d", "f", "g"]
+    assert [
+        row.id for row in choose_answers(measures("abcd", {}, unanswered="abe"), ROWS, 4, dict.fromkeys("abcdefg", 1))
+    ] == ["c", "d", "f", "g"]
 
 
 def told(token: int, likeliest: int, probability: float = 0.25) -> Told:
