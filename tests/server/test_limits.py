@@ -112,14 +112,52 @@ def test_what_clients_send_by_the_way_is_taken(client: TestClient) -> None:
     assert client.post("/v1/chat/completions", json=body).status_code == 200
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'"a"', b"[" * 100_000])
-def test_bodies_that_are_no_request(client: TestClient, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "a JSON body is missing"),
+        (b"null", "a JSON body is missing"),
+        (b"{", "the body is not JSON: Expecting property name"),
+        (b"[1]", "the body: "),
+        (b'"a"', "the body: "),
+        (b"\xff\xff", "the body is not JSON: it is no Unicode text"),
+        (b"[" * 100_000, "the body is not JSON: it is nested too deeply"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "the body is not JSON: a number has too many digits"),
+    ],
+)
+def test_bodies_that_are_no_request(client: TestClient, content: bytes, said: str) -> None:
+    response = client.post("/v1/completions", content=content, headers=JSON)
+    assert (response.status_code, problem(response)["message"][: len(said)]) == (400, said)
     for headers in (JSON, {"Content-Type": "text/plain"}):
         response = client.post("/v1/completions", content=content, headers=headers)
         assert response.status_code == 400
         problem(response)
     response = client.post("/v1/completions", content=json.dumps(BODY))
     assert "send JSON, with Content-Type application/json" in problem(response)["message"]
+
+
+def test_content_types_of_json(client: TestClient) -> None:
+    kinds = {"application/json; charset=utf-8": 200, "Application/vnd.api+JSON": 200, "text/json": 400, "json": 400}
+    for kind, status in kinds.items():
+        found = client.post("/v1/completions", content=json.dumps(BODY), headers={"Content-Type": kind})
+        assert found.status_code == status, kind
+
+
+def test_clients_that_hang_up_before_their_body_is_there(ensemble: Ensemble, caplog: pytest.LogCaptureFixture) -> None:
+    app, sent = create_app(ensemble, "toy"), []
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers, "query_string": b""}
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 499
+    assert not caplog.records
 
 
 def test_paths_and_methods(client: TestClient) -> None:

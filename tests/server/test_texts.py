@@ -125,6 +125,20 @@ def test_one_space_is_left_out(texts: Texts) -> None:
     assert said(texts, tokens, []).text == "  a b"
 
 
+def test_a_prompt_is_read_as_by_the_tokenizer_whatever_it_read_before(ensemble: Ensemble) -> None:
+    texts = Texts(ensemble)
+    end = str(TOKENIZER.eos_token)
+    text = f"What is 3 {end} plus 4 ?"
+    wanted = TOKENIZER(text, add_special_tokens=False)["input_ids"]
+    assert TOKENIZER.eos_token_id in wanted
+    texts.conversation([{"role": "user", "content": text}])  # spells special tokens out
+    assert texts.prompt(text) == wanted
+    texts.tokenizer(text, truncation=True, max_length=2)
+    assert texts.prompt(text) == wanted
+    texts.tokenizer(text, padding="max_length", max_length=99)
+    assert texts.prompt(text) == wanted
+
+
 def test_sentence_pieces(make_ensemble: Callable[..., Ensemble]) -> None:
     ensemble = make_ensemble(1)
     ensemble.tokenizer = metaspace("abcé")

@@ -32,7 +32,7 @@ from ensemw2s.errors import ConfigError, DataError
 ROWS = 64  # decoded together where nobody says otherwise ...
 CACHE_TOKENS = 262_144  # ... and columns times rows that the cache may hold
 READ_TOKENS = 512  # of prompts read between two steps
-GATHER_SECONDS = 0.03  # that a server lets prompts wait for company
+GATHER_SECONDS = 0.05  # that a server lets prompts wait for company
 
 
 class Batch:
