@@ -159,12 +159,12 @@ def test_a_damaged_stage_is_said_to_be_damaged(finished: tuple, tmp_path: Path) 
     _, _, store = finished
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
-    for weights in copy.glob("expert/*/model/model.safetensors"):
-        weights.write_bytes(weights.read_bytes()[:-1])
+    for harmed in (*copy.glob("expert/*/model/model.safetensors"), *copy.glob("token-counts/*/counts.json")):
+        harmed.write_bytes(harmed.read_bytes()[:-1])
     told = {line.why for line in explain(CONFIG, store=copy) if line.state == "run"}
     assert told == {"the stored result is damaged"}
     bad = list(damaged(copy))
-    assert len(bad) == len(list(copy.glob("expert/*")))
+    assert len(bad) == len([*copy.glob("expert/*"), *copy.glob("token-counts/*")])
     assert all("damaged" in reason for _, reason in bad)
 
 

@@ -74,7 +74,7 @@ class _Looking(Store):
             return result
         identity = self.identity(name, version, inputs)
         after = self.promised.intersection((*inputs.get("experts", ()), inputs.get("start")))
-        self.told.append((name, "run", "its models would be new" if after else self._why(name, version, inputs)))
+        self.told.append((name, "run", self._why(name, version, inputs, new_models=bool(after))))
         if name not in MODELS:
             raise _Missing(name)
         self.promised.add(identity)
@@ -86,9 +86,11 @@ class _Looking(Store):
             yield Told(system, stage, state, count, why)
         self.told.clear()
 
-    def _why(self, name: str, version: int, inputs: Mapping[str, Any]) -> str:
+    def _why(self, name: str, version: int, inputs: Mapping[str, Any], *, new_models: bool) -> str:
         if self.folder(name, self.identity(name, version, inputs)).exists():
             return "the stored result is damaged"
+        if new_models:
+            return "its models would be new"
         changed = self._nearest(name, dict(_leaves({"version": version, "inputs": inputs, "numerics": self.common})))
         if changed is None:
             return "nothing like it is stored"
