@@ -131,7 +131,7 @@ def test_a_prompt_is_read_as_by_the_tokenizer_whatever_it_read_before(ensemble: 
     text = f"What is 3 {end} plus 4 ?"
     wanted = TOKENIZER(text, add_special_tokens=False)["input_ids"]
     assert TOKENIZER.eos_token_id in wanted
-    texts.conversation([{"role": "user", "content": text}])  # spells special tokens out
+    texts.tokenizer(text, split_special_tokens=True)
     assert texts.prompt(text) == wanted
     texts.tokenizer(text, truncation=True, max_length=2)
     assert texts.prompt(text) == wanted
