@@ -27,6 +27,8 @@ BEAT = 2.0  # seconds between touches
 DEAD_AFTER = 30.0  # seconds without a touch
 _POLL = 0.1
 _DAY = 86400.0
+#: Of this process: a container that is started again has the same host, and often the same process number.
+_BORN = uuid.uuid4().hex
 
 
 class Lock(abc.ABC):
@@ -272,6 +274,7 @@ def owner_here() -> dict[str, Any]:
         "host": socket.gethostname(),
         "machine": this_machine(),
         "thread": threading.get_ident(),
+        "born": _BORN,
     }
 
 
@@ -287,4 +290,6 @@ def _dead(owner: dict[str, Any]) -> bool:
     pid = owner.get("pid")
     if owner.get("machine") != this_machine() or not isinstance(pid, int) or not 0 < pid < 2**31:
         return False
+    if pid == os.getpid():  # the number is ours now
+        return owner.get("born") != _BORN
     return not psutil.pid_exists(pid)

@@ -18,7 +18,7 @@ import pytest
 
 from ensemw2s.artifacts import this_machine
 from ensemw2s.errors import CacheError
-from ensemw2s.experiment.locks import FOLDER_LOCK, StageLock, sole_writer, sweep_folder_lock
+from ensemw2s.experiment.locks import FOLDER_LOCK, StageLock, owner_here, sole_writer, sweep_folder_lock
 from ensemw2s.experiment.store import Store
 
 BUILDER = textwrap.dedent(
@@ -260,3 +260,12 @@ def test_a_lock_left_on_a_disk_that_is_read_only_now_does_no_harm(tmp_path, monk
         monkeypatch.setattr(Path, name, refused)
     StageLock(path).sweep()
     assert path.is_file()
+
+
+def test_a_container_that_starts_again_takes_its_own_lock_over_at_once(tmp_path) -> None:
+    """It has the same host and process number as the one that was killed, and here even the same thread."""
+    path = tmp_path / "stage.lock"
+    path.write_text(json.dumps({**owner_here(), "born": "the time before", "token": "x"}))
+    lock = StageLock(path)
+    assert lock.acquire(lambda: False, pytest.fail)
+    lock.release()
