@@ -6,8 +6,10 @@
 A server process with T built-in experts (shaken, so that they differ) is asked by this process:
 
     alone       one request after the other
-    together    16 clients, each one request after the other; taken in turn with ``alone``. On a machine that does other
-                things, too, ``cpu_ratio`` is steadier than ``ratio``
+    together    16 clients, each one request after the other; taken in turn with ``alone``. ``ratio`` is the median over
+                the rounds, with an interval of at least 95 % for it. On a machine that does other things, too,
+                ``cpu_ratio`` is steadier than ``ratio``. The same client asks on both sides; ``client_cpu_ms`` is what
+                a request costs it
     streams     the same, streamed: milliseconds to the first token and between tokens
     long        so many requests, half of them streamed, a part of whose clients hang up somewhere; none may be lost, no
                 row may stay, memory must not grow
@@ -21,6 +23,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import random
 import re
 import statistics
@@ -172,24 +175,36 @@ async def speed(port: int, process: psutil.Process, kind: str, given: argparse.N
     many, few = given.per_round, max(20, given.per_round // 4)
     asked = bodies(kind, many, 1)
     await run_clients(port, asked[:20], 4)  # warm
-    found: dict[str, list[float]] = {name: [] for name in ("alone", "together", "cpu_alone", "cpu_together")}
+    found: dict[str, list[float]] = {name: [] for name in ("alone", "together", "cpu_alone", "cpu_together", "client")}
     tokens = 0
     for _ in range(given.rounds):
         for name, requests, clients in (("alone", few, 1), ("together", many, given.clients)):
-            before = sum(process.cpu_times()[:2])
+            before, own = sum(process.cpu_times()[:2]), time.process_time()
             seconds, tokens, _ = await run_clients(port, asked[:requests], clients)
             found[name].append(requests / seconds)
             found[f"cpu_{name}"].append((sum(process.cpu_times()[:2]) - before) / requests * 1e3)
+        found["client"].append((time.process_time() - own) / requests * 1e3)
+    ratios = [b / a for a, b in zip(found["alone"], found["together"], strict=True)]
     middle = {name: statistics.median(values) for name, values in found.items()}
     return {
         "clients": given.clients, "requests": many, "rounds": given.rounds, "tokens_per_answer": tokens / many,
         "alone_requests_per_second": middle["alone"], "together_requests_per_second": middle["together"],
         "together_tokens_per_second": middle["together"] * tokens / many,
-        "ratio": statistics.median(b / a for a, b in zip(found["alone"], found["together"], strict=True)),
-        "ratios": [b / a for a, b in zip(found["alone"], found["together"], strict=True)],
+        "ratio": statistics.median(ratios), "ratio_interval": _of_median(ratios), "ratios": ratios,
         "server_cpu_ms_alone": middle["cpu_alone"], "server_cpu_ms_together": middle["cpu_together"],
-        "cpu_ratio": middle["cpu_alone"] / middle["cpu_together"],
+        "cpu_ratio": middle["cpu_alone"] / middle["cpu_together"], "client_cpu_ms": middle["client"],
     }  # fmt: skip
+
+
+def _of_median(values: list[float]) -> tuple[float, float] | None:
+    """An interval for the median, of at least 95 % whatever the distribution: order statistics, by the binomial.
+
+    None for fewer than six values, which have no such interval.
+    """
+    ordered, count, outside, cut = sorted(values), len(values), 0.0, 0
+    while (outside := outside + 2 * math.comb(count, cut) / 2**count) <= 0.05:
+        cut += 1
+    return (ordered[cut - 1], ordered[-cut]) if cut else None
 
 
 async def first_tokens(port: int, kind: str, given: argparse.Namespace) -> dict[str, float]:
@@ -260,7 +275,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=4)
     parser.add_argument("--base", default="w2s-weak")
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--per-round", type=int, default=320, help="requests of a round")
     parser.add_argument("--requests", type=int, default=0, help="of the long run; 0 leaves it out")
     parser.add_argument("--hangups", type=float, default=0.1, help="share of its clients that hang up")
