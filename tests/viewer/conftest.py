@@ -18,7 +18,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 SAMPLE = Path(__file__).parents[1] / "unit" / "report" / "sample.py"
 # What a text can do to a page, a script, a line or a reader.
 NASTY = [
-    "</script><script>window.hit = 1</script>", "\"'`<img src=x onerror='window.hit = 1'>", "a\u2028b\u2029c", "\x00\x1b[1m",
+    "</script ><script>window.hit = 1</script >", "\"'`<img src=x onerror='window.hit = 1'>", "a\u2028b\u2029c", "\x00\x1b[1m",
     "\u202eabc", "\\xe2\\x82", " ", "\n", "\t", "", "\u0301", "שלום", "{{ 7 * 7 }}", "&lt;b&gt;", "\u200b\ufeff", "\x85\x7f",
 ]  # fmt: skip
 

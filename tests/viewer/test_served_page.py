@@ -57,6 +57,7 @@ def test_the_page_tells_the_models_name_and_nothing_else(ensemble: Any) -> None:
         TestClient(create_app(ensemble, NAME, keys=Keys(keys))).get("/").text for keys in ([], [KEY], ["another-key"])
     ]
     assert pages[1] == pages[2]
+    assert ['id="key"' in page for page in pages] == [False, True, True]
     assert "toy &amp; &lt;b&gt;co&lt;/b&gt;" in pages[0]
     assert "<b>co" not in pages[0]
     plain = TestClient(create_app(ensemble, "plain")).get("/").text
@@ -151,6 +152,8 @@ def test_what_is_shown_is_what_the_api_says(visit: Go, served: Any, mode: str, f
         cells = [cell.replace("\u00a0", " ") for cell in experts.locator("td.num:last-child").all_text_contents()]
         assert cells == percents([vote["chosen_probability"] for vote in votes])
         assert experts.locator("bdi").all_text_contents() == [visible(vote["token"]) for vote in votes]
+        agreeing = [vote["token_id"] == tokens[place]["token_id"] for vote in votes]
+        assert [row.locator(".yes").count() == 1 for row in experts.locator("tbody tr").all()] == agreeing
         assert experts.locator("td:nth-child(2)").first.text_content().replace("\u00a0", " ") == "40.0 % α 1.20"
     assert all(asked.startswith(served.url + "/") for asked in shown.asked)
     assert {asked.removeprefix(served.url).split("?")[0] for asked in shown.asked} <= {

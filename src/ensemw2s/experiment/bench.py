@@ -161,7 +161,9 @@ class StoredBench:
             **({"start": start.identity} if start else {}),
             **({"loss": plain(loss)} if loss and loss != LossSettings() else {}),
             **(
-                {"soft": [tensor_fingerprint(part) for part in soft], "context": self._soft_context(role)} if soft else {}
+                {"soft": [tensor_fingerprint(part) for part in soft], "context": self._soft_context(role)}
+                if soft
+                else {}
             ),
             **self._task(),
             **self._tokenizer(role),
@@ -472,23 +474,28 @@ class StoredBench:
                 decoded = self._decode(members, rows, "example")
                 encoded, views = said_rows(prompts, decoded, ends, int(tokenizer.eos_token_id), look)
                 finished = [one.finished for one in decoded]
-            if s.binary:
-                write_json(folder / "views.json", [
-                    {**view_record(row.id, view, CLASSES.__getitem__, most), "finished": True,
-                     "text": CLASSES[row.input_ids[-1]]}
-                    for row, view in zip(encoded, views, strict=True)
-                ])  # fmt: skip
-                return
-            names = TokenNames(tokenizer, vocabulary_size(models[0]), ends)
-            write_json(folder / "views.json", [
-                {**view_record(row.id, view, names.token_text, most), "finished": done,
-                 "text": tokenizer.decode(row.input_ids[row.prompt_length:], skip_special_tokens=True).strip()}
+            name: Callable[[int], str] = CLASSES.__getitem__
+            text: Callable[[EncodedRow], str] = _class_text
+            if not s.binary:
+                name = TokenNames(tokenizer, vocabulary_size(models[0]), ends).token_text
+                text = partial(_decoded_text, tokenizer)
+            found = [
+                {**view_record(row.id, view, name, most), "finished": done, "text": text(row)}
                 for row, view, done in zip(encoded, views, finished, strict=True)
-            ])  # fmt: skip
+            ]
+            write_json(folder / "views.json", found)
 
         result = self._stage("views", "look at examples token by token", inputs, build)
         found: list[dict[str, Any]] = read_json(result.folder / "views.json")
         return found
+
+
+def _class_text(row: EncodedRow) -> str:
+    return CLASSES[row.input_ids[-1]]
+
+
+def _decoded_text(tokenizer: Any, row: EncodedRow) -> str:
+    return str(tokenizer.decode(row.input_ids[row.prompt_length :], skip_special_tokens=True)).strip()
 
 
 def _curve(title: str, identity: str) -> str:
