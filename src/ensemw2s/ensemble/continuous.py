@@ -49,7 +49,8 @@ class Batch:
         cache_tokens: of the cache, rows times the longest of them; one row is always taken.
         read_tokens: of prompts read between two steps at the most, and the length of a piece of a longer prompt.
         gather: seconds that new prompts may wait for company while many rows are decoded: reading one holds up every
-            row nearly as long as reading several together. 0 reads each with the next step.
+            row nearly as long as reading several together. A step that reads then decodes nobody else, so that rows
+            go on with those that join in one pass. 0 reads each with the next step, beside which all others go on.
 
     Attributes:
         context: tokens that fit every expert.
@@ -80,7 +81,7 @@ class Batch:
         self.pad, self.context, self._vocabulary = pad_token_id, context_limit(bank.experts), bank.vocabulary
         self.limit, self.cache_tokens, self.read_tokens = rows, cache_tokens, read_tokens
         self._together, self._piece = joinable(bank.new_cache()), chunk_of(bank, read_tokens)
-        self.gather, self._gathers_since, self._last_step = gather, math.inf, -math.inf
+        self.gather, self._gathers_since, self._last_step, self._holds = gather, math.inf, -math.inf, False
         self._slots = itertools.count()
         self._waiting: deque[Row] = deque()
         self._readings: list[Reading] = []
@@ -134,7 +135,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Read what waits, as far as there is room, and give every row one token.
+        """Read what waits, as far as there is room, and give every row one token (see ``gather``).
 
         Returns:
             One event a row that got a token, or whose prompt was all it wanted.
@@ -143,12 +144,13 @@ class Batch:
         if not self._gathering():
             self._admit()
         done = self._read()
-        parts = [cohort.logits(self.bank) for cohort in self._cohorts] + [reading.logits for reading in done]
+        self._holds = self.gather > 0 and bool(done and self._cohorts) and not self._holds  # never twice in a row
+        decoding = [] if self._holds else self._cohorts
+        parts = [cohort.logits(self.bank) for cohort in decoding] + [reading.logits for reading in done]
         if not parts:
             return []
         joining = [self._fresh(reading) for reading in done]
-        cohorts = self._cohorts + joining
-        events = self._say(torch.cat(parts, dim=1), cohorts)
+        events = self._say(torch.cat(parts, dim=1), decoding + joining)
         self._cohorts += joining
         self._let_go()
         self._gather()
