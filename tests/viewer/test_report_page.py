@@ -33,12 +33,10 @@ def test_tokens_are_chosen_by_keyboard(visit: Go, report: str) -> None:
     said = []
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft", "Home", "ArrowLeft", "End"):
         page.keyboard.press(key)
-        states = [tabs.nth(place).get_attribute("aria-selected") for place in range(3)]
-        focused = [tabs.nth(place).evaluate("one => one === document.activeElement") for place in range(3)]
-        assert focused == [state == "true" for state in states]
-        assert [tabs.nth(place).get_attribute("tabindex") for place in range(3)] == [
-            "0" if f else "-1" for f in focused
-        ]
+        state = "tabs => tabs.map((t) => [t === document.activeElement, t.ariaSelected === 'true', t.tabIndex === 0])"
+        found = tabs.evaluate_all(state)
+        assert sum(focused for focused, *_ in found) == 1
+        assert all(len(set(one)) == 1 for one in found)  # the one with the focus is chosen, and the only stop for Tab
         said.append(re.match(r"Token (\d) of 3, (.+?):", chosen(box)).groups())
     assert said == [("2", "␣9"), ("3", "<end>"), ("3", "<end>"), ("2", "␣9"), ("1", "␣7"), ("1", "␣7"), ("3", "<end>")]
     page.keyboard.press("Tab")  # one stop for all tokens
@@ -108,7 +106,7 @@ def test_disagreement_is_marked_by_more_than_colour(visit: Go, report: str) -> N
     assert marks == [(False,) * 3, (True,) * 3, (False,) * 3]
 
 
-@pytest.mark.parametrize("width", [320, 360])
+@pytest.mark.parametrize("width", [pytest.param(320, marks=pytest.mark.exhaustive), 360])
 def test_a_narrow_screen_scrolls_in_one_direction(visit: Go, report: str, width: int) -> None:
     shown = visit(report, viewport={"width": width, "height": 700})
     shown.open_all()
@@ -141,8 +139,7 @@ def test_light_and_dark_can_both_be_read(visit: Go, report: str) -> None:
 def test_nothing_is_asked_of_any_network(visit: Go, report: str) -> None:
     shown = visit(report)
     shown.open_all()
-    for tab in shown.page.get_by_role("tab").all()[:12]:
-        tab.click()
+    shown.page.get_by_role("tab").evaluate_all("tabs => tabs.forEach((tab) => tab.click())")
     assert shown.asked == [report]
 
 
@@ -155,12 +152,12 @@ def test_texts_stay_texts(visit: Go, report: str, nasty: list[str]) -> None:
     assert page.locator("img").count() == 0
     box = page.locator("details.example[data-view='1']")
     assert box.get_by_role("tab").locator("bdi").all_text_contents() == [visible(text) for text in nasty]
-    for place, text in enumerate(nasty):
-        box.get_by_role("tab").nth(place).click()
-        assert box.locator(".tv-said bdi").all_text_contents() == [visible(text)]
-    assert (
-        box.get_by_role("tab").nth(4).locator("bdi").evaluate("one => getComputedStyle(one).unicodeBidi") == "isolate"
+    said = box.evaluate(
+        "box => [...box.querySelectorAll('[role=tab]')].map((tab) => { tab.click(); return box.querySelector('.tv-said bdi').textContent; })"
     )
+    assert said == [visible(text) for text in nasty]
+    turned = box.get_by_role("tab").nth(4).locator("bdi")
+    assert turned.evaluate("one => getComputedStyle(one).unicodeBidi") == "isolate"
     assert page.evaluate("texts => texts.map(TokenViewer.visible)", nasty) == [visible(text) for text in nasty]
 
 
