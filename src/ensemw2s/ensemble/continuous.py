@@ -48,9 +48,9 @@ class Batch:
         rows: that are decoded together at the most.
         cache_tokens: of the cache, rows times the longest of them; one row is always taken.
         read_tokens: of prompts read between two steps at the most, and the length of a piece of a longer prompt.
-        gather: seconds that new prompts may wait for company while many rows are decoded: reading one holds up every
-            row nearly as long as reading several together. A step that reads then decodes nobody else, so that rows
-            go on with those that join in one pass. 0 reads each with the next step, beside which all others go on.
+        gather: seconds that new prompts may wait for company while many rows are decoded: one pass over several
+            costs less than a pass for each. A step that reads then decodes nobody else, so that rows go on with
+            those that join in one pass. 0 reads each with the next step, and all others go on beside it.
 
     Attributes:
         context: tokens that fit every expert.
