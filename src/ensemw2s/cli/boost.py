@@ -31,7 +31,9 @@ def boost(
     ] = None,
     level: Annotated[str, typer.Option(help="Boost every token, or each row as a whole.")] = "token",
     error_on: Annotated[str, typer.Option(help="Measure errors on train, held-out or out-of-bag samples.")] = "train",
-    form: Annotated[str, typer.Option(help="discrete (SAMME), real (SAMME.R), or additive (needs --rule additive).")] = "discrete",
+    form: Annotated[
+        str, typer.Option(help="discrete (SAMME), real (SAMME.R), or additive (needs --rule additive).")
+    ] = "discrete",
     task: o.TaskKind = "generation",
     head: o.Head = "tokens",
     tuning: o.Tuning = "full",

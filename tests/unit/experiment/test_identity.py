@@ -132,7 +132,7 @@ class Spy(StoredBench):
         self, members: Members, rows: Sequence[Row], top_k: int, *, student: Any, with_labels: bool = False
     ) -> Any:
         self._note(members, rows)
-        return super().soft_labels(members, rows, top_k, student=student)
+        return super().soft_labels(members, rows, top_k, student=student, with_labels=with_labels)
 
     def _written_shard(self, members: Members, rows: Sequence[Row], purpose: str) -> Any:
         self._note(members, rows)
@@ -161,6 +161,7 @@ BASES: dict[str, dict[str, Any]] = {
     "binary": merge(PLAIN, {"task": "binary", "boost": {"prior": "none"},
                             "systems": ["weak", "ensemble", "student", "ceiling"]}),
     "reweight": merge(PLAIN, {"boost": {"mode": "reweight"}}),
+    "additive": merge(PLAIN, {"boost": {"form": "additive"}, "rule": "additive"}),
     "weak lora": merge(PLAIN, {"models": {"weak_tuning": "lora", "strong_tuning": "full"}}),
 }  # fmt: skip
 
@@ -253,6 +254,7 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "boost.level": ("plain", "row", WEAK_SIDE),
     "boost.error_on": ("plain", "held-out", WEAK_SIDE),
     "boost.form": ("plain", "real", WEAK_SIDE),
+    "boost.top_k": ("additive", 3, WEAK_SIDE | {SOFT}),
     "rule": ("plain", "product", SCORES),
     **{
         f"{section}.{name}": ("plain", value, kinds)
@@ -333,12 +335,24 @@ def test_a_setting_changes_the_stages_it_should_and_no_other(path: str, base: di
 def test_what_one_kind_of_training_alone_depends_on(tmp_path: Path) -> None:
     """Soft labels are read in a context that the other model decides too; adapters are made by PEFT."""
     spy = asked(build_config(BASES["soft"]), tmp_path)
-    inputs, context = spy.inputs, spy._shared_context()
+    inputs, context = spy.inputs, spy._soft_context("strong")
     softly = [one for one in inputs[STRONG] if "soft" in one]
     assert softly
     assert all(one["context"] == context and "context" not in other for one in softly for other in inputs[WEAK])
     assert {one["lora"]["peft"] for one in inputs[STRONG]} == {importlib.metadata.version("peft")}
     assert {one["lora"] for one in inputs[WEAK]} == {None}
+
+
+def test_what_added_experts_depend_on(tmp_path: Path) -> None:
+    """The first is an ordinary expert; the others hang on the sum before them, read in their own model's context."""
+    plain, added = (asked(build_config(BASES[name]), tmp_path / name).inputs[WEAK] for name in ("plain", "additive"))
+    spy = asked(build_config(BASES["additive"]), tmp_path / "again")
+    softly = [one for one in added if "soft" in one]
+    assert len(softly) == 1
+    assert softly[0]["context"] == spy._soft_context("weak")
+    assert softly[0]["loss"]["name"] == "additive"
+    assert any("soft" not in one and one in plain for one in added)
+    assert all(one["with_labels"] for one in spy.inputs[SOFT])
 
 
 # -- data ------------------------------------------------------------------------------------------------------
