@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import sys
 
 
@@ -14,4 +15,10 @@ def release() -> None:
     """
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
+            _c_library().malloc_trim(0)
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    """Opened once: every opening makes classes of its own, which only the garbage collector takes away again."""
+    return ctypes.CDLL(None)
