@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = ("ensemw2s", "python", "pip", "torchrun", "accelerate", "tensorboard", "lm-eval", "export", "git", "twine",
-            "pytest")  # fmt: skip
+            "pytest", "python3.13")  # fmt: skip
 _FENCE = re.compile(r"^(`{3,})\s*(\w*)\s*$")
 _VARIABLE = re.compile(r"^[A-Z_][A-Z0-9_]*=\S*$")
 _LIST = re.compile(r"^\s*([-*]|\d+\.) +")
@@ -107,7 +107,7 @@ def _words(line: str) -> list[list[str]]:
         if word == "&&":
             found.append([])
         elif found[-1] or word == "export" or not _VARIABLE.match(word):
-            found[-1].append(word if found[-1] else word.removeprefix(".venv/bin/"))
+            found[-1].append(word if found[-1] else word.removeprefix(".venv/bin/").removeprefix(".venv313/bin/"))
     return [words for words in found if words]
 
 
