@@ -138,6 +138,17 @@ def test_the_report_is_written_from_the_folder_alone(finished: tuple, tmp_path: 
     assert page.count("<script") == 2
 
 
+def test_an_ensemble_that_is_not_scored_shows_labelled_rows_only(finished: tuple, tmp_path: Path) -> None:
+    """It is there for its student, and no system of the run."""
+    config = load_config("tiny", [*SETTINGS, "systems=[weak,student]"])
+    folder, results = execute(config, tmp_path / "out", store=finished[2])
+    views = read_views(folder)
+    assert views is not None
+    assert {view["split"] for view in views["views"]} == {"weak_train"}
+    assert {one["split"] for one in results["examples"]} == {"weak_train"}
+    assert "token by token" in page_of(folder)
+
+
 def test_without_examples_none_are_kept(finished: tuple, tmp_path: Path) -> None:
     _, _, store = finished
     config = load_config("tiny", [*SETTINGS, "evaluation.examples=0"])

@@ -29,6 +29,8 @@ Record = dict[str, Any]
 def build_views(config: Config, outcome: Outcome, bench: StoredBench, measured: Measured) -> Record | None:
     """``views.json`` of a run: answers to test questions and labelled training rows; None where there is no ensemble.
 
+    An ensemble that is no system of the run, but teaches one, shows labelled rows only.
+
     Args:
         config: of the run; ``evaluation.examples`` training rows are shown, and of each test half as many.
         outcome: what was trained.
@@ -41,6 +43,8 @@ def build_views(config: Config, outcome: Outcome, bench: StoredBench, measured: 
     bench.purpose = "examples of the report"
     tests = {}
     for split in TESTS:
+        if ("ensemble", split) not in measured.rows:  # built for its student alone, and not asked
+            continue
         measures, rows = measured.rows["ensemble", split], getattr(outcome.splits, split)
         tests[split] = choose_answers(measures, rows, (count + 1) // 2, _lengths(bench, measures))
     labelled = _heaviest(bench, boosted, outcome.splits.weak_train, count)
