@@ -44,6 +44,9 @@ def serve(
     engine: Annotated[str, typer.Option(help="How experts are computed: auto, turns or stacked.")] = "auto",
     device: o.Device = "auto",
     dtype: o.DType = "float32",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; the fastest of a few that are tried at the start.")
+    ] = None,
     trust_remote_code: o.TrustRemoteCode = False,
     viewer: Annotated[bool, typer.Option(help="A page at / that asks, and shows answers token by token.")] = True,
     log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "warning",
@@ -69,14 +72,17 @@ def serve(
     from ensemw2s.server.app import create_app
     from ensemw2s.server.opening import open_served, served_name
     from ensemw2s.server.running import is_public, run
+    from ensemw2s.server.threads import choose_threads
 
     served = open_served(model, device=device, dtype=dtype, engine=engine, trust_remote_code=trust_remote_code)
+    count = choose_threads(served.bank, threads)
     called = name or served_name(model)
     app = create_app(served, called, limits=limits, keys=keys, chat=chat, viewer=viewer)
     texts = app.state.service.texts
     way = "the tokenizer's template" if texts.by_template else "the task format, the last user message as question"
     typer.echo(
-        f"model '{called}': {served.bank.size} experts, rule {served.rule}, {served.bank.name}; conversations by {way}",
+        f"model '{called}': {served.bank.size} experts, rule {served.rule}, {served.bank.name}, "
+        f"{count} thread{'s' if count > 1 else ''}; conversations by {way}",
         err=True,
     )
     if is_public(host) and not keys:
