@@ -22,7 +22,8 @@ def choose_threads(bank: Bank, asked: int | None = None) -> int:
 
     On a CPU, where neither ``asked`` nor ``OMP_NUM_THREADS`` says otherwise, a few passes of one row and of many are
     timed with 1, 2, 4 ... threads, all but one of them at most: HTTP and the tokenizer run beside the passes, and a
-    pass whose threads wait at every product for the one that lost its core takes half as long again (``docs/serving.md``).
+    pass whose threads wait at every product for the one that lost its core takes half as long again
+    (``docs/serving.md``).
 
     Args:
         bank: the experts.
