@@ -114,9 +114,17 @@ def ask(page: Any, text: str, **fields: str) -> None:
 
 
 def ended(page: Any) -> str:
-    """How it ended, told in the line of status."""
+    """How it ended, told in the line of status, whatever became of the question before.
+
+    A click has set the line to "reading ..." when it returns; the stop button alone could still be that of the answer
+    before.
+    """
+    from playwright.sync_api import expect  # not everywhere installed
+
+    status = page.get_by_role("status")
+    expect(status).to_have_text(re.compile("^(done|cut|stopped|failed)"))
     page.wait_for_selector("#stop[aria-disabled='true']")
-    return str(page.get_by_role("status").text_content())
+    return str(status.text_content())
 
 
 def percents(shares: list[float]) -> list[str]:
@@ -197,6 +205,7 @@ def test_a_wrong_key_is_one_line_and_a_right_one_stays_in_memory(visit: Go, list
             ("schlüssel", "the key has"),
         ):
             ask(page, QUESTION, Key_of_this_server=key)
+            assert ended(page).startswith("failed")
             problem.wait_for()
             assert problem.text_content().startswith(said)
             assert "\n" not in problem.text_content()

@@ -5,6 +5,7 @@
   const field = (id) => document.getElementById(id);
   const model = document.body.dataset.model;
   const PRINTABLE = /^[\x21-\x7e]*$/;
+  const READING = "reading the question …";
   let running = null; // the AbortController of the answer that is on its way
   let members = []; // the experts as /v1/models tells them
   let likeliest = 5; // tokens of the mixture to be told
@@ -88,11 +89,7 @@
   }
 
   async function answer() {
-    tell(null);
     const { path, body } = request();
-    running = new AbortController();
-    working(true);
-    field("status").textContent = "reading the question …";
     field("answer").textContent = "";
     let viewer = null;
     let ended = null;
@@ -114,10 +111,7 @@
       finish(viewer, ended === "length" ? "cut at the limit" : "done");
     } catch (error) {
       finish(viewer, error.name === "AbortError" ? "stopped" : "failed");
-      if (error.name !== "AbortError") throw error;
-    } finally {
-      running = null;
-      working(false);
+      throw error;
     }
   }
 
@@ -136,7 +130,7 @@
   // ---- who answers
 
   async function introduce() {
-    const told = await (await call(`v1/models/${encodeURIComponent(model)}`, {})).json();
+    const told = await (await call(`v1/models/${encodeURIComponent(model)}`, { signal: running?.signal })).json();
     members = told.members ?? [];
     likeliest = Math.min(likeliest, told.max_logprobs);
     field("about").textContent = `${told.experts} expert${told.experts === 1 ? "" : "s"}, rule ${told.rule}, context of ${told.context_length} tokens`;
@@ -157,12 +151,21 @@
 
   async function submit(event) {
     event.preventDefault();
-    if (running) return;
+    if (running) return; // also while the model introduces itself: one question at a time
+    running = new AbortController();
+    tell(null);
+    working(true);
+    field("status").textContent = READING;
     try {
       if (field("members").hidden) await introduce();
       await answer();
     } catch (error) {
-      tell(error);
+      const stopped = error.name === "AbortError";
+      if (field("status").textContent === READING) finish(null, stopped ? "stopped" : "failed");
+      if (!stopped) tell(error);
+    } finally {
+      running = null;
+      working(false);
     }
   }
 
