@@ -122,7 +122,7 @@ def ended(page: Any) -> str:
     from playwright.sync_api import expect  # not everywhere installed
 
     status = page.get_by_role("status")
-    expect(status).to_have_text(re.compile("^(done|cut|stopped|failed)"))
+    expect(status).to_have_text(re.compile("^(done|cut|stopped|failed)"), timeout=60_000)  # not 5 s: machines are busy
     page.wait_for_selector("#stop[aria-disabled='true']")
     return str(status.text_content())
 
