@@ -76,6 +76,21 @@ def test_cuts_that_the_built_in_world_would_ignore_are_refused(setting: str) -> 
         load_splits(load_config("tiny", [setting, *more]))
 
 
+def test_families_of_the_hard_side_can_be_others() -> None:
+    from ensemw2s.experiment.sources import load_splits
+
+    def families(*settings: str) -> dict[str, set[str]]:
+        named = load_splits(load_config("tiny", list(settings))).named()
+        return {name: {str(row.raw["family"]) for row in rows} for name, rows in named.items()}
+
+    near, far = {"count", "order"}, {"words"}
+    found = families("data.families=[count,order]", "data.ood_families=[words]")
+    assert found == {"weak_train": near, "validation": near, "test_id": near, "pool": far, "test_ood": far}
+    assert set(map(frozenset, families("data.families=[count,order]").values())) == {frozenset(near)}
+    with pytest.raises(ConfigError, match="wrds"):
+        load_splits(load_config("tiny", ["data.ood_families=[wrds]"]))
+
+
 def test_files_of_ones_own_are_rated_together(tmp_path: Path) -> None:
     from ensemw2s.experiment.sources import load_splits
 

@@ -36,6 +36,8 @@ class DataConfig:
         limit: at most this many rows of the source are read; None reads all.
         pool, test_id, test_ood, validation: files of their own; ``source`` is then the labelled training file.
         families, easy_levels, hard_levels: bands of the built-in world.
+        ood_families: families of the built-in world's pool and ``test_ood``, to see whether what was learned on some
+            families carries over to others; empty: those of ``families``.
         difficulty: rate the rows anew: by the name of a count, or by a file of ratings (``id`` and ``difficulty``).
     """
 
@@ -47,6 +49,7 @@ class DataConfig:
     test_ood: str | None = None
     validation: str | None = None
     families: tuple[str, ...] = ()
+    ood_families: tuple[str, ...] = ()
     easy_levels: tuple[int, ...] = (1, 2, 3)
     hard_levels: tuple[int, ...] = (4, 5, 6)
     difficulty: str | None = None

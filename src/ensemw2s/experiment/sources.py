@@ -99,7 +99,8 @@ def _world(config: Config) -> Splits:
             )
     if data.difficulty is not None:
         raise ConfigError("data.difficulty rates rows of a file; the built-in world's rows have their level already")
-    families = data.families or tuple(FAMILIES)
+    near = data.families or tuple(FAMILIES)
+    far = data.ood_families or near
     counts = {name: getattr(split, name) or default for name, default in _WORLD_COUNTS.items()}
     for name, count in counts.items():
         if count > _WORLD_MOST:
@@ -107,18 +108,20 @@ def _world(config: Config) -> Splits:
     every = tuple(dict.fromkeys((*data.easy_levels, *data.hard_levels)))
     easy, hard = (data.easy_levels, data.hard_levels) if split.kind == "easy-to-hard" else (every, every)
 
-    def draw(count: int, levels: tuple[int, ...], bucket: Any, purpose: str) -> list[Row]:
+    def draw(
+        count: int, levels: tuple[int, ...], bucket: Any, purpose: str, families: tuple[str, ...] = near
+    ) -> list[Row]:
         return draw_rows(count, families=families, levels=levels, bucket=bucket, seed=config.seed, purpose=purpose)
 
     labelled = draw(counts["weak_train"] + counts["validation"], easy, "question", "easy")
     taken = {row.id for row in labelled}
     # With `random` both sides draw from the same bands: a pool row must not be a labelled one too.
     spare = len(labelled) if split.kind == "random" else 0
-    pool = [row for row in draw(counts["pool"] + spare, hard, "question", "pool") if row.id not in taken]
+    pool = [row for row in draw(counts["pool"] + spare, hard, "question", "pool", far) if row.id not in taken]
     test_id = draw(counts["test_id"], easy, "test", "test_id")
     seen = {row.id for row in test_id}
     spare = len(test_id) if split.kind == "random" else 0
-    test_ood = [row for row in draw(counts["test_ood"] + spare, hard, "test", "test_ood") if row.id not in seen]
+    test_ood = [row for row in draw(counts["test_ood"] + spare, hard, "test", "test_ood", far) if row.id not in seen]
     splits = Splits(
         weak_train=tuple(labelled[: counts["weak_train"]]),
         validation=tuple(labelled[counts["weak_train"] :]),

@@ -211,6 +211,7 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "data.test_ood": ("plain", "ood.jsonl", NOTHING),
     "data.validation": ("plain", "validation.jsonl", NOTHING),
     "data.families": ("plain", ["order"], NOTHING),
+    "data.ood_families": ("plain", ["words"], NOTHING),
     "data.easy_levels": ("plain", [1], NOTHING),
     "data.hard_levels": ("plain", [6], NOTHING),
     "data.difficulty": ("plain", "question_words", NOTHING),
