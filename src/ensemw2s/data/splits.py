@@ -92,6 +92,7 @@ class Splits:
 
     Attributes:
         report: counts by what was counted, in words.
+        right: by split, the right answers of the rows that were given a wrong one on purpose (`data.noise`), by id.
     """
 
     weak_train: tuple[Row, ...]
@@ -100,6 +101,7 @@ class Splits:
     test_id: tuple[Row, ...]
     test_ood: tuple[Row, ...]
     report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    right: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     def named(self) -> dict[str, tuple[Row, ...]]:
         """The splits by name, in the order of the method."""

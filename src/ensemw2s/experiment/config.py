@@ -11,6 +11,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.noise import NoiseSettings
 from ensemw2s.data.splits import SplitSettings
 from ensemw2s.errors import ConfigError, nearest, shown
 from ensemw2s.evaluation.metrics import METRICS
@@ -124,6 +125,8 @@ class Config:
         task: "generation" (answers are texts), or "binary": (question, candidate answer) is right or wrong; rows with
             choices become yes/no rows with balanced classes.
         head: of a binary task: the two verbalised "tokens" of the language model, or a "classifier" head.
+        noise: wrong labels put on purpose into the labelled rows, those of training and of validation; test rows and
+            the pool's answers stay right.
         rule: how the ensemble combines its experts.
         expert: budget of every expert, boosted or uniform.
         weak_epochs: epochs tried for the single weak expert; the best on validation is kept (its own budget).
@@ -142,6 +145,7 @@ class Config:
     dtype: str = "float32"
     data: DataConfig = DataConfig()
     split: SplitSettings = SplitSettings()
+    noise: NoiseSettings = NoiseSettings()
     format: TaskFormat = TaskFormat()
     task: Literal["generation", "binary"] = "generation"
     head: Literal["tokens", "classifier"] = "tokens"
@@ -197,8 +201,14 @@ class Config:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested data, as it goes into ``results.json`` and into hashes."""
-        return plain(self)
+        """Plain nested data, as it goes into ``results.json`` and into hashes.
+
+        A section that came later is left out where it changes nothing: hashes of older runs stay what they were.
+        """
+        found: dict[str, Any] = plain(self)
+        if self.noise.rate == 0:
+            del found["noise"]
+        return found
 
 
 def plain(value: Any) -> Any:

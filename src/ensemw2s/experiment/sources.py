@@ -7,6 +7,7 @@ from typing import Any
 
 from ensemw2s.data.binary import askable, to_yes_no
 from ensemw2s.data.difficulty import rate_by
+from ensemw2s.data.noise import wrong_labels
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import is_data_file, read_rows
 from ensemw2s.data.splits import Splits, check_splits, explicit_splits, split_rows
@@ -27,7 +28,24 @@ def load_splits(config: Config) -> Splits:
         ConfigError, DataError: settings or rows that do not fit; PrerequisiteError: the hub is out of reach.
     """
     splits = _world(config) if config.data.source == "world" else _given(config)
-    return _yes_no(splits, config.seed) if config.task == "binary" else splits
+    splits = _yes_no(splits, config.seed) if config.task == "binary" else splits
+    return _noisy(splits, config) if config.noise.rate else splits
+
+
+def _noisy(splits: Splits, config: Config) -> Splits:
+    """Wrong labels in the training rows, and by a draw of their own in the validation rows.
+
+    Validation rows come from the same labelled set: who has wrong labels has them there too, and every choice (epochs,
+    fitted rules, held-out errors) is made under them. Tests and the pool's answers are the yardstick and stay right.
+    """
+    lists, right, report = {}, {}, dict(splits.report)
+    for name in ("weak_train", "validation"):
+        lists[name], right[name] = wrong_labels(
+            getattr(splits, name), config.noise, config.seed, task_format=config.format, purpose=name
+        )
+        report[f"{name} rows given a wrong answer on purpose"] = len(right[name])
+    changed = {name: tuple(rows) for name, rows in lists.items()}
+    return dataclasses.replace(splits, **changed, report=report, right=right)
 
 
 def _given(config: Config) -> Splits:
