@@ -27,6 +27,7 @@ from ensemw2s.experiment.measuring import (
     right_answers,
     token_metrics,
 )
+from ensemw2s.experiment.noise import noise_record
 from ensemw2s.experiment.pipeline import Outcome
 from ensemw2s.experiment.views import build_views, examples_of
 from ensemw2s.methods.systems import SYSTEMS
@@ -52,6 +53,7 @@ def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> Built
     diagnostics, signs_of_trouble = _diagnostics(config, outcome, bench)
     staged = _staged(config, outcome, bench)
     views = build_views(config, outcome, bench, measured)
+    noise = noise_record(config, outcome, bench)
     results = {
         "schema": 1,
         "preset": config.preset,
@@ -75,6 +77,7 @@ def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> Built
         "cost": _cost(outcome, bench, measured),
         "calibration": _calibration(measured),
         "diagnostics": diagnostics,
+        **({"noise": noise} if noise else {}),
         "selection": [_selection(choice) for choice in outcome.selection],
         "examples": examples_of(views),
         "warnings": [*outcome.notes, *signs_of_trouble, *_length_notes(outcome, bench)],

@@ -44,7 +44,7 @@ def _noisy(splits: Splits, config: Config) -> Splits:
             getattr(splits, name), config.noise, config.seed, task_format=config.format, purpose=name
         )
         report[f"{name} rows given a wrong answer on purpose"] = len(right[name])
-    changed = {name: tuple(rows) for name, rows in lists.items()}
+    changed: dict[str, Any] = {name: tuple(rows) for name, rows in lists.items()}
     return dataclasses.replace(splits, **changed, report=report, right=right)
 
 
@@ -77,12 +77,12 @@ def _given(config: Config) -> Splits:
 def _yes_no(splits: Splits, seed: int) -> Splits:
     """Every split as (question, candidate answer) rows with balanced classes; after the cut, so that none is shared."""
     report = dict(splits.report)
-    lists = {}
+    lists: dict[str, Any] = {}
     for name, rows in splits.named().items():
         made, told = to_yes_no(rows, seed=seed, purpose=name)
         lists[name] = tuple(made)
         report |= {f"{name}: {what}": count for what, count in told.items()}
-    return Splits(**lists, report=report)
+    return dataclasses.replace(splits, **lists, report=report)
 
 
 def load_rows(

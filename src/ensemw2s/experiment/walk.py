@@ -16,6 +16,7 @@ from ensemw2s.data.splits import Splits
 from ensemw2s.experiment.bench import VERSIONS, StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.measuring import TESTS
+from ensemw2s.experiment.noise import looked_at
 from ensemw2s.experiment.pipeline import open_workshop
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.shelf import BenchSettings
@@ -207,6 +208,8 @@ def scoring(
                 calls.append(_call(bench.token_counts, members, rows))
             if "option_accuracy" in wanted and choosing:
                 calls.append(_call(bench.option_scores, members, choosing))
+        if splits.right.get("weak_train") and SYSTEMS.get(name).side == "weak side":
+            calls += [_call(bench.token_counts, members, rows) for rows in looked_at(splits)]
         yield from ((name, place, call) for place, call in enumerate(calls))
 
 
