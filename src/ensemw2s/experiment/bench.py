@@ -88,10 +88,10 @@ class StoredBench:
         """The role's tokenizer."""
         return self.shelf.tokenizer(role)
 
-    def pretrained(self, role: ModelRole) -> Expert:
+    def pretrained(self, role: ModelRole, base: int = 0) -> Expert:
         """See ``Bench``."""
-        name = self.settings.name(role)
-        return Expert(role, model_fingerprint(name, self.settings.trust_remote_code), None)
+        name = self.settings.name(role, base)
+        return Expert(role, model_fingerprint(name, self.settings.trust_remote_code), None, base=base)
 
     def vocabulary_size(self, role: ModelRole) -> int:
         """See ``Bench``; a binary task's classes are its vocabulary."""
@@ -144,13 +144,14 @@ class StoredBench:
     def fine_tune(
         self, role: ModelRole, rows: Sequence[Row], settings: TrainSettings, *, seed: int,
         token_weights: Tensor | None = None, start: Expert | None = None, loss: LossSettings | None = None,
-        soft: SoftTargets | None = None,
+        soft: SoftTargets | None = None, base: int = 0,
     ) -> Expert:  # fmt: skip
         """See ``Bench``."""
         s = self.settings
         tuning = s.tuning(role)
+        pretrained = self.pretrained(role, start.base if start else base)
         inputs = {
-            "model": self.pretrained(role).identity,
+            "model": pretrained.identity,
             "rows": rows_fingerprint(rows, answers=True),
             "format": reading_format(s.task_format),
             "tuning": tuning,
@@ -176,7 +177,7 @@ class StoredBench:
 
         @parallel.together
         def build(folder: Path) -> None:
-            model = self.shelf.to_train(role, start or self.pretrained(role), seed)
+            model = self.shelf.to_train(role, start or pretrained, seed)
             context = self._soft_context(role) if soft else self.shelf.context(model)
             encoded = self.shelf.encode(rows, role, context)
             for ids, fate in ((encoded.cut, "cut from the left to fit"), (encoded.dropped, "left out as too long")):
@@ -191,7 +192,7 @@ class StoredBench:
                 )  # fmt: skip
             if not parallel.is_main():
                 return
-            self.shelf.save(model, role, folder / "model")
+            self.shelf.save(model, role, folder / "model", pretrained.base)
             summary = {"steps": done.steps, "tokens": done.tokens, "answer_tokens": done.answer_tokens,
                        "cut": len(encoded.cut), "dropped": len(encoded.dropped), "losses": done.losses}  # fmt: skip
             write_json(folder / "training.json", summary)
@@ -199,7 +200,7 @@ class StoredBench:
         result = self._stage("expert", title, inputs, build)
         if result.folder.is_dir():  # else somebody else is about to make it, and needs them
             checkpoints.clear()
-        return Expert(role, result.identity, result.folder / "model", result.seconds)
+        return Expert(role, result.identity, result.folder / "model", result.seconds, pretrained.base)
 
     def training_summary(self, expert: Expert) -> dict[str, Any]:
         """Steps, tokens and what the length limit did in an expert's training; empty where it was not trained."""

@@ -66,15 +66,30 @@ class ModelsConfig:
 
     Attributes:
         weak, strong: a built-in name, a Hugging Face folder, or a hub id of any causal language model.
+        more_weak: further pretrained weak models of the same vocabulary. Experts start from ``weak`` and these in turn,
+            boosted ones and their rivals alike; the single weak expert starts from the best of them on validation rows.
         weak_tuning, strong_tuning: "full" or "lora".
         trust_remote_code: run code that comes with a model. Only ever true when written so.
     """
 
     weak: str = "w2s-weak"
     strong: str = "w2s-strong"
+    more_weak: tuple[str, ...] = ()
     weak_tuning: Literal["full", "lora"] = "full"
     strong_tuning: Literal["full", "lora"] = "full"
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.more_weak and self.weak_tuning == "lora":
+            raise ConfigError(
+                f"models.more_weak names {len(self.more_weak)} further models and models.weak_tuning is 'lora': "
+                "adapters of one ensemble share one base; use weak_tuning=full, or leave more_weak empty"
+            )
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The pretrained models that weak experts start from, in turn."""
+        return (self.weak, *self.more_weak)
 
 
 @dataclasses.dataclass(frozen=True)

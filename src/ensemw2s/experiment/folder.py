@@ -67,7 +67,7 @@ def inputs_of(config: Config) -> str:
     files = dict(_data_files(config))
     found = {key: file_fingerprint(path) for key, path in files.items() if path.is_file()}
     trust = config.models.trust_remote_code
-    models = [model_fingerprint(name, trust) for name in (config.models.weak, config.models.strong)]
+    models = [model_fingerprint(name, trust) for name in (*config.models.bases, config.models.strong)]
     return fingerprint({"data": found, "models": models})
 
 

@@ -51,7 +51,7 @@ def method_settings(config: Config) -> MethodSettings:
     """The part of a configuration that systems are built by."""
     return MethodSettings(
         config.seed, config.expert, config.weak_epochs, config.boost, config.rule, config.student, config.loss,
-        config.selection, config.iterations, config.shots,
+        config.selection, config.iterations, config.shots, len(config.models.bases),
     )  # fmt: skip
 
 

@@ -49,10 +49,15 @@ def check_config(config: Config) -> None:
     resolve_device(config.device)
     RULES.get(config.rule)
     build_order(config.systems)
-    for name in (config.models.weak, config.models.strong):
-        trust = config.models.trust_remote_code
+    trust = config.models.trust_remote_code
+    tokenizers = {}
+    for name in (*config.models.bases, config.models.strong):
         check_model_folder(model_folder(name, trust_remote_code=trust), trust_remote_code=trust)
-        load_tokenizer(name, trust_remote_code=trust)
+        tokenizers[name] = load_tokenizer(name, trust_remote_code=trust)
+    try:
+        check_same_vocabulary({name: tokenizers[name] for name in config.models.bases})
+    except ModelError as error:
+        raise ConfigError(f"models.more_weak must share the vocabulary of models.weak: {error}") from error
     if config.loss.needs_soft and config.task != "binary":
         _check_soft(config)
 

@@ -38,6 +38,7 @@ class BenchSettings:
     task: str = "generation"
     head: str = "tokens"
     seed: int = 0
+    more_weak: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Config) -> BenchSettings:
@@ -46,7 +47,7 @@ class BenchSettings:
         return cls(
             models.weak, models.strong, models.weak_tuning, models.strong_tuning, config.lora, config.format,
             config.device, config.dtype, config.evaluation.batch_size, config.label_by, models.trust_remote_code,
-            config.task, config.head, config.seed,
+            config.task, config.head, config.seed, models.more_weak,
         )  # fmt: skip
 
     @property
@@ -54,9 +55,9 @@ class BenchSettings:
         """Whether answers are classes."""
         return self.task == "binary"
 
-    def name(self, role: ModelRole) -> str:
-        """The role's model, as configured."""
-        return self.weak if role == "weak" else self.strong
+    def name(self, role: ModelRole, base: int = 0) -> str:
+        """The role's model, as configured; ``base`` counts through the weak ones."""
+        return (self.weak, *self.more_weak)[base] if role == "weak" else self.strong
 
     def tuning(self, role: ModelRole) -> str:
         """The role's tuning: "full" or "lora"."""
@@ -100,9 +101,9 @@ class Shelf:
 
         missing = [expert for expert in experts if expert.identity not in self._loaded]
         folders = [expert.folder for expert in missing if expert.folder is not None]
-        one_role = len({expert.role for expert in missing}) == 1
+        one_base = len({(expert.role, expert.base) for expert in missing}) == 1
         adapters = len(folders) == len(missing) and all(map(is_adapter_folder, folders))
-        if len(missing) > 1 and one_role and adapters and not self.settings.binary:
+        if len(missing) > 1 and one_base and adapters and not self.settings.binary:
             with quiet():
                 models = load_experts(folders, self.settings.name(missing[0].role), **self._common())
             self._loaded |= {expert.identity: model for expert, model in zip(missing, models, strict=True)}
@@ -116,7 +117,7 @@ class Shelf:
     def fresh(self, expert: Expert, *, trainable: bool = False) -> Any:
         """A copy of the expert's model of its own; ``trainable`` also makes a stored adapter trainable again."""
         s = self.settings
-        name, common = s.name(expert.role), self._common()
+        name, common = s.name(expert.role, expert.base), self._common()
         if trainable and parallel.sharded():  # it may not fit the device whole
             common["device"] = "cpu"
         with quiet():
@@ -137,14 +138,14 @@ class Shelf:
             return model
         return add_class_lora(model, s.lora, seed) if s.binary else add_lora(model, s.lora, seed)
 
-    def save(self, model: Any, role: ModelRole, folder: Path) -> None:
+    def save(self, model: Any, role: ModelRole, folder: Path, base: int = 0) -> None:
         """Write a trained model as an ordinary folder."""
         s = self.settings
         with quiet(), writing(folder):
             if s.binary:
-                save_class_model(model, folder, base=s.name(role))
+                save_class_model(model, folder, base=s.name(role, base))
             elif s.tuning(role) == "lora":
-                save_adapter(model, folder, base=s.name(role))
+                save_adapter(model, folder, base=s.name(role, base))
             else:
                 model.save_pretrained(folder)
 

@@ -21,7 +21,7 @@ from ensemw2s.boosting.weights import effective_sample_size, uniform_weights
 from ensemw2s.data.rows import Row
 from ensemw2s.data.targets import SoftTargets
 from ensemw2s.errors import DataError
-from ensemw2s.methods.bench import Bench, Expert, Members
+from ensemw2s.methods.bench import Bench, Expert, Members, base_of
 from ensemw2s.methods.boosted import Boosted, alike
 from ensemw2s.seeds import derive_seed
 from ensemw2s.training.losses import LossSettings
@@ -29,7 +29,7 @@ from ensemw2s.training.settings import TrainSettings
 
 
 def boost_additive(
-    bench: Bench, rows: Sequence[Row], settings: BoostSettings, training: TrainSettings, *, seed: int
+    bench: Bench, rows: Sequence[Row], settings: BoostSettings, training: TrainSettings, *, seed: int, bases: int = 1
 ) -> Boosted:
     """Train ``settings.rounds`` experts, each added to the sum of those before it.
 
@@ -43,6 +43,7 @@ def boost_additive(
         settings: rounds, shrinkage and top_k.
         training: every expert's budget.
         seed: run seed.
+        bases: pretrained weak models that experts start from in turn.
 
     Raises:
         DataError: the rows hold no answer token.
@@ -58,8 +59,9 @@ def boost_additive(
     soft: SoftTargets | None = None
     for number in range(1, settings.rounds + 1):
         expert = bench.fine_tune(
-            "weak", rows, training, seed=derive_seed(seed, "expert", number), soft=soft, loss=loss if soft else None
-        )
+            "weak", rows, training, seed=derive_seed(seed, "expert", number), soft=soft,
+            loss=loss if soft else None, base=base_of(number, bases),
+        )  # fmt: skip
         experts.append(expert)
         tables.append(bench.token_table(expert, rows))
         records.append(_record(number, weights[-1], tables[-1].wrong, _alphas(settings, number)[-1]))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import ConfigError
-from ensemw2s.methods.bench import Bench, Expert, Members
+from ensemw2s.methods.bench import Bench, Expert, Members, base_of
 from ensemw2s.seeds import derive_seed, numpy_generator, unit_hash
 from ensemw2s.training.settings import TrainSettings
 
@@ -35,11 +35,14 @@ def single_weak(
     epochs: Sequence[float],
     *,
     seed: int,
+    base: int = 0,
 ) -> tuple[Members, Selection]:
     """The single weak expert on all labelled tokens, its number of epochs chosen on ``validation``."""
     grid = sorted(set(epochs)) or [training.epochs]
     experts = [
-        bench.fine_tune("weak", rows, dataclasses.replace(training, epochs=e), seed=derive_seed(seed, "expert", 1))
+        bench.fine_tune(
+            "weak", rows, dataclasses.replace(training, epochs=e), seed=derive_seed(seed, "expert", 1), base=base
+        )
         for e in grid
     ]
     scores = [
@@ -50,17 +53,44 @@ def single_weak(
     return Members.single(experts[best]), choice
 
 
-def uniform_ensemble(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int) -> Members:
-    """``count`` experts on all labelled tokens that differ in their seed only, mixed with equal weights."""
+def best_base_weak(
+    bench: Bench,
+    rows: Sequence[Row],
+    validation: Sequence[Row],
+    training: TrainSettings,
+    epochs: Sequence[float],
+    *,
+    seed: int,
+    bases: int,
+) -> tuple[Members, tuple[Selection, ...]]:
+    """``single_weak`` from each of the pretrained weak models; the best on ``validation`` is kept."""
+    tried = [single_weak(bench, rows, validation, training, epochs, seed=seed, base=base) for base in range(bases)]
+    scores = [dict(choice.candidates)[choice.chosen] for _, choice in tried]
+    best = max(range(bases), key=lambda i: (scores[i], -i))
+    members, choice = tried[best]
+    if bases == 1:
+        return members, (choice,)
+    return members, (Selection("weak_base", tuple((float(i), s) for i, s in enumerate(scores)), float(best)), choice)
+
+
+def uniform_ensemble(
+    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int, bases: int = 1
+) -> Members:
+    """``count`` experts on all labelled tokens that differ in their seed (and start from ``bases`` pretrained models in
+    turn), mixed with equal weights."""
     return Members.equal(
         [
-            bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", number))
+            bench.fine_tune(
+                "weak", rows, training, seed=derive_seed(seed, "expert", number), base=base_of(number, bases)
+            )
             for number in range(1, count + 1)
         ]
     )
 
 
-def bagging(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int) -> Members:
+def bagging(
+    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int, bases: int = 1
+) -> Members:
     """``count`` experts, each on N rows drawn with replacement (Breiman 1996), mixed with equal weights.
 
     A row drawn m times stands there m times, so that every expert takes as many steps as one on all rows.
@@ -69,11 +99,17 @@ def bagging(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: i
     for number in range(1, count + 1):
         drawn = numpy_generator(seed, "bagging", number).integers(0, len(rows), size=len(rows))
         bag = [rows[place] for place in drawn]
-        experts.append(bench.fine_tune("weak", bag, training, seed=derive_seed(seed, "bagging", number)))
+        experts.append(
+            bench.fine_tune(
+                "weak", bag, training, seed=derive_seed(seed, "bagging", number), base=base_of(number, bases)
+            )
+        )
     return Members.equal(experts)
 
 
-def snapshot_ensemble(bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int) -> Members:
+def snapshot_ensemble(
+    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int, base: int = 0
+) -> Members:
     """One run of ``count`` cycles with a snapshot at the end of each (Huang et al. 2017, arXiv 1704.00109), equal "
     "weights.
 
@@ -83,16 +119,18 @@ def snapshot_ensemble(bench: Bench, rows: Sequence[Row], training: TrainSettings
     experts: list[Expert] = []
     for number in range(1, count + 1):
         start = experts[-1] if experts else None
-        experts.append(bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", number), start=start))
+        experts.append(
+            bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", number), start=start, base=base)
+        )
     return Members.equal(experts)
 
 
 def total_compute_single(
-    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int
+    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int, base: int = 0
 ) -> Members:
     """One expert trained for as many epochs as ``count`` experts together, under one schedule."""
     longer = dataclasses.replace(training, epochs=training.epochs * count)
-    return Members.single(bench.fine_tune("weak", rows, longer, seed=derive_seed(seed, "expert", 1)))
+    return Members.single(bench.fine_tune("weak", rows, longer, seed=derive_seed(seed, "expert", 1), base=base))
 
 
 def averaged_model(bench: Bench, members: Members) -> Members:

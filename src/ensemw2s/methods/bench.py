@@ -31,12 +31,19 @@ class Expert:
         identity: decides its weights; equal identities are the same model.
         folder: the Hugging Face model folder or adapter folder that holds it.
         seconds: what training it took.
+        base: which of the role's pretrained models it started from.
     """
 
     role: ModelRole
     identity: str
     folder: Path | None
     seconds: float = 0.0
+    base: int = 0
+
+
+def base_of(number: int, bases: int) -> int:
+    """Which pretrained model expert ``number`` (from 1) starts from: they take turns."""
+    return (number - 1) % bases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +106,8 @@ class Answer:
 class Bench(Protocol):
     """The work that methods order. Every call is deterministic in its arguments."""
 
-    def pretrained(self, role: ModelRole) -> Expert:
-        """The model before any fine-tuning."""
+    def pretrained(self, role: ModelRole, base: int = 0) -> Expert:
+        """The model before any fine-tuning; ``base`` counts through the pretrained models of the role."""
         ...
 
     def vocabulary_size(self, role: ModelRole) -> int:
@@ -118,6 +125,7 @@ class Bench(Protocol):
         start: Expert | None = None,
         loss: LossSettings | None = None,
         soft: SoftTargets | None = None,
+        base: int = 0,
     ) -> Expert:
         """Train on ``rows`` from the pretrained model, or from ``start``.
 
@@ -130,6 +138,7 @@ class Bench(Protocol):
             start: an expert of the same role to go on from.
             loss: None is cross-entropy on the labels.
             soft: a teacher's distributions over the rows' token axis, where the loss wants them.
+            base: which of the role's pretrained models; ``start``'s own where that is given.
         """
         ...
 

@@ -23,7 +23,7 @@ from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.evidence import ExpertTokens
 from ensemw2s.errors import ConfigError, DataError, ModelError
 from ensemw2s.methods.additive import boost_additive
-from ensemw2s.methods.bench import Bench, Expert, Members
+from ensemw2s.methods.bench import Bench, Expert, Members, base_of
 from ensemw2s.methods.boosted import Boosted, alike, check_form
 from ensemw2s.methods.rules import fitted
 from ensemw2s.seeds import derive_seed, torch_generator
@@ -39,6 +39,7 @@ def boost_experts(
     seed: int,
     rule: str,
     held_out: Sequence[Row] = (),
+    bases: int = 1,
 ) -> Boosted:
     """Train up to ``settings.rounds`` experts, each on what the ones before got wrong.
 
@@ -54,6 +55,7 @@ def boost_experts(
         rule: how the experts are combined.
         held_out: labelled rows that no expert trains on: ε_t is measured there with ``error_on="held-out"``, and rules
             that need fitting are fitted there.
+        bases: pretrained weak models that experts start from in turn; ε_0 of a round is that of its own.
 
     Raises:
         DataError: the rows hold no answer token.
@@ -62,8 +64,8 @@ def boost_experts(
     """
     check_form(settings, rule)
     if settings.form == "additive":
-        return boost_additive(bench, rows, settings, training, seed=seed)
-    judge = _Judge(bench, rows, settings, held_out)
+        return boost_additive(bench, rows, settings, training, seed=seed, bases=bases)
+    judge = _Judge(bench, rows, settings, held_out, bases)
     kept: list[tuple[Expert, float]] = []
     tables: list[ExpertTokens] = []
     rounds: list[RoundRecord] = []
@@ -74,7 +76,7 @@ def boost_experts(
         )
         expert = bench.fine_tune(
             "weak", rows, training, seed=derive_seed(seed, "expert", number),
-            token_weights=judge.samples.to_tokens(drawn).float(),
+            token_weights=judge.samples.to_tokens(drawn).float(), base=base_of(number, bases),
         )  # fmt: skip
         table = bench.token_table(expert, rows)
         record = judge.take(expert, table, drawn, number)
@@ -93,7 +95,7 @@ def boost_experts(
         rounds=tuple(rounds),
         samples=judge.samples,
         weights=tuple(judge.history),
-        pretrained_error=judge.pretrained_error,
+        pretrained_error=judge.pretrained_errors[0],
         seconds=tuple(seconds),
         tables=tuple(tables),
         messages=(*alike(rows), *(record.message for record in rounds if record.message)),
@@ -103,7 +105,9 @@ def boost_experts(
 class _Judge:
     """The weights of the training samples, and of the held-out ones where the error is measured there."""
 
-    def __init__(self, bench: Bench, rows: Sequence[Row], settings: BoostSettings, held_out: Sequence[Row]) -> None:
+    def __init__(
+        self, bench: Bench, rows: Sequence[Row], settings: BoostSettings, held_out: Sequence[Row], bases: int
+    ) -> None:
         self.bench, self.settings = bench, settings
         self.held_out = list(held_out) if settings.error_on == "held-out" else []
         if settings.error_on == "held-out" and not self.held_out:
@@ -112,28 +116,30 @@ class _Judge:
                 "error_on=train or out-of-bag"
             )
         self.vocabulary = bench.vocabulary_size("weak")
-        pretrained = bench.pretrained("weak")
-        table = bench.token_table(pretrained, rows)
-        if len(table.label) == 0:
+        models = [bench.pretrained("weak", base) for base in range(bases)]
+        tables = [bench.token_table(model, rows) for model in models]
+        if len(tables[0].label) == 0:
             raise DataError("the labelled rows hold no answer tokens: give rows with a non-empty answer")
-        self._margins(table)  # zero probabilities are refused here, before anything is trained
-        self.samples = Samples(settings.level, table.offsets)
+        for table in tables:
+            self._margins(table)  # zero probabilities are refused here, before anything is trained
+        self.samples = Samples(settings.level, tables[0].offsets)
         self.weights = uniform_weights(len(self.samples))
         self.history = [self.weights]
         if self.held_out:
-            table = bench.token_table(pretrained, self.held_out)
-            self.held_samples = Samples(settings.level, table.offsets)
+            tables = [bench.token_table(model, self.held_out) for model in models]
+            self.held_samples = Samples(settings.level, tables[0].offsets)
             self.held_weights = uniform_weights(len(self.held_samples))
         # ε_0 belongs to the samples on which ε_t is measured, or the two could not be compared.
-        self.pretrained_wrong = (self.held_samples if self.held_out else self.samples).wrong(table.wrong)
-        self.pretrained_error = float(self.pretrained_wrong.double().mean())
+        judged = self.held_samples if self.held_out else self.samples
+        self.pretrained_wrong = [judged.wrong(table.wrong) for table in tables]
+        self.pretrained_errors = [float(wrong.double().mean()) for wrong in self.pretrained_wrong]
 
     def take(self, expert: Expert, table: ExpertTokens, drawn: Tensor, number: int) -> RoundRecord:
         """Judge the expert of one round and move the weights."""
         settings, wrong = self.settings, self.samples.wrong(table.wrong)
         judged, held = self._judged(expert, drawn, wrong, number)
         on = self.weights if judged is None else judged.weights
-        prior = prior_for_round(settings, on, self.pretrained_wrong, self.vocabulary)
+        prior = prior_for_round(settings, on, self.pretrained_wrong[expert.base], self.vocabulary)
         record, after = boosting_step(
             self.weights, wrong, prior, settings, round_number=number, judged=judged, margins=self._margins(table)
         )

@@ -17,8 +17,8 @@ from ensemw2s.errors import ConfigError
 from ensemw2s.methods.baselines import (
     averaged_model,
     bagging,
+    best_base_weak,
     few_shot,
-    single_weak,
     snapshot_ensemble,
     total_compute_single,
     uniform_ensemble,
@@ -78,23 +78,32 @@ def build_order(wanted: Sequence[str]) -> list[str]:
 
 def _weak(shop: Workshop) -> Members:
     s = shop.settings
-    members, choice = single_weak(shop.bench, shop.easy, shop.validation, s.expert, s.weak_epochs, seed=s.seed)
-    shop.selections.append(choice)
+    members, choices = best_base_weak(
+        shop.bench, shop.easy, shop.validation, s.expert, s.weak_epochs, seed=s.seed, bases=s.bases
+    )
+    shop.selections.extend(choices)
     return members
 
 
 def _ensemble(shop: Workshop) -> Members:
     s = shop.settings
     shop.boosted = boost_experts(
-        shop.bench, shop.easy, s.boost, s.expert, seed=s.seed, rule=s.rule, held_out=shop.validation
-    )
+        shop.bench, shop.easy, s.boost, s.expert, seed=s.seed, rule=s.rule, held_out=shop.validation,
+        bases=s.bases,
+    )  # fmt: skip
     shop.notes.extend(shop.boosted.messages)
     return shop.boosted.members
 
 
 def _of_seeds(make: Callable[..., Members], shop: Workshop) -> Members:
     s = shop.settings
-    return make(shop.bench, shop.easy, s.expert, s.boost.rounds, seed=s.seed)
+    return make(shop.bench, shop.easy, s.expert, s.boost.rounds, seed=s.seed, bases=s.bases)
+
+
+def _of_one(make: Callable[..., Members], shop: Workshop) -> Members:
+    """From the pretrained model that the single weak expert starts from."""
+    s, (weak,) = shop.settings, shop.systems["weak"].experts
+    return make(shop.bench, shop.easy, s.expert, s.boost.rounds, seed=s.seed, base=weak.base)
 
 
 def _iterated(shop: Workshop) -> Members:
@@ -117,8 +126,8 @@ def _student(name: str, teacher: str, meaning: str) -> None:
 SYSTEMS.register("weak")(System(_weak, "weak side", "one weak model, fine-tuned on the labelled easy questions"))
 SYSTEMS.register("weak_total")(
     System(
-        partial(_of_seeds, total_compute_single), "weak side",
-        "one weak model, trained as long as all experts of the ensemble together",
+        partial(_of_one, total_compute_single), "weak side",
+        "one weak model, trained as long as all experts of the ensemble together", needs=("weak",),
     )
 )  # fmt: skip
 SYSTEMS.register("uniform")(
@@ -132,8 +141,8 @@ SYSTEMS.register("bagging")(
 )
 SYSTEMS.register("snapshot")(
     System(
-        partial(_of_seeds, snapshot_ensemble), "weak side",
-        "one weak model trained in as many cycles, a snapshot of each",
+        partial(_of_one, snapshot_ensemble), "weak side",
+        "one weak model trained in as many cycles, a snapshot of each", needs=("weak",),
     )
 )  # fmt: skip
 SYSTEMS.register("ensemble")(

@@ -19,7 +19,10 @@ from ensemw2s.training.settings import TrainSettings
 
 @dataclasses.dataclass(frozen=True)
 class MethodSettings:
-    """The part of a run's configuration that systems are built by; fields as in ``experiment.config.Config``."""
+    """The part of a run's configuration that systems are built by; fields as in ``experiment.config.Config``.
+
+    ``bases`` is the number of pretrained weak models that experts start from in turn.
+    """
 
     seed: int
     expert: TrainSettings
@@ -31,6 +34,7 @@ class MethodSettings:
     selection: SelectionSettings = SelectionSettings()
     iterations: int = 2
     shots: int = 4
+    bases: int = 1
 
 
 @dataclasses.dataclass

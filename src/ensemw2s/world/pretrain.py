@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -29,7 +29,7 @@ from ensemw2s.world.corpus import documents
 from ensemw2s.world.vocabulary import CONTEXT, build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import GPTNeoXForCausalLM
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Recipe:
         warmup: steps of linear warm-up.
         seed: seed of weights and text.
         stored: dtype of the shipped weights.
+        architecture: GPT-NeoX, or Llama (feed-forward 3 * hidden, gated, so that the sizes stay close).
     """
 
     hidden: int
@@ -61,34 +62,44 @@ class Recipe:
     warmup: int = 100
     seed: int = 1
     stored: str = "float32"
+    architecture: Literal["gpt_neox", "llama"] = "gpt_neox"
 
 
+# The first three are the family. The others are weak models again, from other weights and other text: seeds 2 and 3 for
+# choices, 5 to 7 for figures no choice has seen, and one of another architecture and size.
+_WEAK = Recipe(hidden=48, layers=3, heads=4, tokens=16_000_000, asked_tokens=2_000_000)
 RECIPES = {
-    "w2s-weak": Recipe(hidden=48, layers=3, heads=4, tokens=16_000_000, asked_tokens=2_000_000),
+    "w2s-weak": _WEAK,
     "w2s-strong": Recipe(hidden=128, layers=4, heads=4, tokens=20_000_000, asked_tokens=6_000_000),
     "w2s-large": Recipe(hidden=176, layers=5, heads=4, tokens=12_000_000, asked_tokens=3_000_000, stored="float16"),
+    **{f"w2s-weak-{seed}": dataclasses.replace(_WEAK, seed=seed, stored="float16") for seed in (2, 3, 5, 6, 7)},
+    "w2s-weak-llama": dataclasses.replace(_WEAK, hidden=64, layers=2, seed=4, stored="float16", architecture="llama"),
 }
 
 
-def build_model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> GPTNeoXForCausalLM:
+def build_model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> PreTrainedModel:
     """A freshly initialised model of the recipe's shape."""
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
-    config = GPTNeoXConfig(
-        vocab_size=vocabulary,
-        hidden_size=recipe.hidden,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        intermediate_size=4 * recipe.hidden,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        rotary_pct=0.5,
-        bos_token_id=None,
-        eos_token_id=end,
-        pad_token_id=pad,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": recipe.hidden,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": end,
+        "pad_token_id": pad,
+    }
+    config: PreTrainedConfig
+    if recipe.architecture == "llama":
+        config = LlamaConfig(intermediate_size=3 * recipe.hidden, **shape)
+    else:
+        config = GPTNeoXConfig(intermediate_size=4 * recipe.hidden, rotary_pct=0.5, **shape)
     torch.manual_seed(derive_seed(recipe.seed, "world", "weights"))
-    return GPTNeoXForCausalLM(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
 
 
 def batches(recipe: Recipe, asked: float = 0.0, window: int = 40_000) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -113,7 +124,7 @@ def batches(recipe: Recipe, asked: float = 0.0, window: int = 40_000) -> Iterato
             yield inputs, labels
 
 
-def train(model: GPTNeoXForCausalLM, recipe: Recipe, tokens: int, asked: float, report_every: int = 500) -> None:
+def train(model: PreTrainedModel, recipe: Recipe, tokens: int, asked: float, report_every: int = 500) -> None:
     """One phase: ``tokens`` tokens of text of which ``asked`` are questions. Prints a line of progress now and then."""
     stream = batches(recipe, asked)
     # The second phase starts from trained weights: half the rates.
@@ -176,14 +187,15 @@ def main() -> None:
     save(model, recipe, arguments.out, began)
 
 
-def load_first_phase(folder: Path) -> GPTNeoXForCausalLM:
+def load_first_phase(folder: Path) -> PreTrainedModel:
     """The model a first phase left."""
-    from transformers import GPTNeoXForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    return GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model
 
 
-def save(model: GPTNeoXForCausalLM, recipe: Recipe, folder: Path, began: float) -> None:
+def save(model: PreTrainedModel, recipe: Recipe, folder: Path, began: float) -> None:
     """Write the model, its tokenizer, and how it was made."""
     copy.deepcopy(model).to(getattr(torch, recipe.stored)).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)

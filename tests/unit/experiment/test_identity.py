@@ -238,6 +238,7 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "head": ("binary", "classifier", frozenset({WEAK, STRONG, TABLE})),
     "models.weak": ("plain", "w2s-strong", WEAK_SIDE),
     "models.strong": ("plain", "w2s-weak", STUDENTS),
+    "models.more_weak": ("plain", ["w2s-strong"], WEAK_SIDE),
     "models.weak_tuning": ("plain", "lora", WEAK_SIDE),
     "models.strong_tuning": ("plain", "full", STUDENTS),
     "models.trust_remote_code": ("plain", True, NOTHING),  # these models bring no code; see model_fingerprint

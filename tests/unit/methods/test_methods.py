@@ -17,6 +17,7 @@ from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.methods.baselines import (
     averaged_model,
     bagging,
+    best_base_weak,
     few_shot,
     single_weak,
     snapshot_ensemble,
@@ -41,25 +42,29 @@ class TableBench:
         self.wrong = [torch.tensor(w, dtype=torch.bool) for w in wrong]
         self.trained: list[dict] = []
         self.scores = scores or {}
+        self.before: list[Tensor] = []
 
-    def pretrained(self, role: str) -> Expert:
-        return Expert(role, "pretrained", None)  # type: ignore[arg-type]
+    def pretrained(self, role: str, base: int = 0) -> Expert:
+        return Expert(role, "pretrained" + "'" * base, None, base=base)  # type: ignore[arg-type]
 
     def vocabulary_size(self, role: str) -> int:
         return 50
 
-    def fine_tune(self, role, rows, settings, *, seed, token_weights=None, **more) -> Expert:  # type: ignore[no-untyped-def]
-        call = {"role": role, "rows": rows, "settings": settings, "seed": seed, "weights": token_weights}
+    def fine_tune(self, role, rows, settings, *, seed, token_weights=None, base=0, **more) -> Expert:  # type: ignore[no-untyped-def]
+        call = {"role": role, "rows": rows, "settings": settings, "seed": seed, "weights": token_weights, "base": base}
         self.trained.append({**call, **more})
-        return Expert(role, str(len(self.trained)), None)
+        return Expert(role, str(len(self.trained)), None, base=base)
 
     def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
-        wrong = self.wrong[0 if expert.identity == "pretrained" else int(expert.identity)]
+        if expert.identity.startswith("pretrained"):
+            wrong = self.before[expert.base] if self.before else self.wrong[0]
+        else:
+            wrong = self.wrong[int(expert.identity)]
         return table(wrong, [row.id for row in rows])
 
     def answer(self, members: Members, rows: Sequence[Row], *, purpose: str) -> dict[str, Answer]:
-        epochs = self.trained[int(members.experts[0].identity) - 1]["settings"].epochs
-        return {"score": Answer(str(epochs), 1.0, 1.0)}
+        call = self.trained[int(members.experts[0].identity) - 1]
+        return {"score": Answer(str(call["settings"].epochs + 100 * call["base"]), 1.0, 1.0)}
 
     def matches(self, answers: Mapping[str, Answer], rows: Sequence[Row]) -> float:
         return self.scores[float(answers["score"].text)]
@@ -444,3 +449,37 @@ def test_balance_needs_classes() -> None:
     pool, answers = labelled(("yes", 0.5, 1.0), ("yes", 0.6, 1.0))
     with pytest.raises(DataError, match="nothing to balance"):
         take_labels(pool, answers, SelectionSettings(name="balanced"))
+
+
+def test_experts_start_from_the_pretrained_models_in_turn() -> None:
+    wrong = [[1] * 8, [1, 1] + [0] * 6, [0, 0, 1, 1] + [0] * 4, [0] * 5 + [1, 0, 0]]
+    bench = TableBench(wrong)
+    for make in (uniform_ensemble, bagging):
+        members = make(bench, ROWS, TrainSettings(), 3, seed=5, bases=2)
+        assert [expert.base for expert in members.experts] == [0, 1, 0]
+    bench.trained.clear()
+    chosen = BoostSettings(mode="reweight", rounds=3)
+    boosted = boost_experts(bench, ROWS, chosen, TrainSettings(), seed=5, rule="mean", bases=2)
+    assert [call["base"] for call in bench.trained] == [0, 1, 0]
+    assert [expert.base for expert in boosted.members.experts] == [0, 1, 0]
+
+
+def test_a_round_is_compared_with_the_pretrained_model_it_started_from() -> None:
+    # Both experts err on 2 of 8 equally weighted tokens; the second base errs on half of them, not on 6 of 8.
+    bench = TableBench([[], [1, 1] + [0] * 6, [1, 1] + [0] * 6])
+    bench.before = [torch.tensor([True] * 6 + [False] * 2), torch.tensor([True] * 4 + [False] * 4)]
+    settings = BoostSettings(mode="reweight", rounds=2, shrinkage=1e-9)
+    first, second = boost_experts(bench, ROWS, settings, TrainSettings(), seed=5, rule="mean", bases=2).rounds
+    assert first.alpha == pytest.approx(math.log(3) + math.log(3))
+    assert second.alpha == pytest.approx(math.log(3) + math.log(1), abs=1e-6)
+
+
+def test_the_single_weak_expert_starts_from_the_best_base_on_validation() -> None:
+    scores = {5.0: 0.4, 10.0: 0.5, 105.0: 0.7, 110.0: 0.6}
+    bench = TableBench([[]] * 5, scores)
+    members, choices = best_base_weak(bench, ROWS, ROWS, TrainSettings(), (5.0, 10.0), seed=1, bases=2)
+    assert members.experts[0].base == 1
+    assert [(choice.what, choice.chosen) for choice in choices] == [("weak_base", 1.0), ("weak_epochs", 5.0)]
+    assert choices[0].candidates == ((0.0, 0.5), (1.0, 0.7))
+    _, (only,) = best_base_weak(bench, ROWS, ROWS, TrainSettings(), (5.0, 10.0), seed=1, bases=1)
+    assert only.what == "weak_epochs"

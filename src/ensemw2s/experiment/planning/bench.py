@@ -152,9 +152,9 @@ class PlanningBench:
 
     # -- Bench ----------------------------------------------------------------------------------------------
 
-    def pretrained(self, role: ModelRole) -> Expert:
-        """See ``Bench``."""
-        return Expert(role, f"pretrained-{role}", None)
+    def pretrained(self, role: ModelRole, base: int = 0) -> Expert:
+        """See ``Bench``; models that share a role are taken to be of the first one's size."""
+        return Expert(role, f"pretrained-{role}" + (f"-{base}" if base else ""), None, base=base)
 
     def vocabulary_size(self, role: ModelRole) -> int:
         """See ``Bench``."""
@@ -163,9 +163,10 @@ class PlanningBench:
     def fine_tune(
         self, role: ModelRole, rows: Sequence[Row], settings: TrainSettings, *, seed: int,
         token_weights: Tensor | None = None, start: Expert | None = None, loss: LossSettings | None = None,
-        soft: SoftTargets | None = None,
+        soft: SoftTargets | None = None, base: int = 0,
     ) -> Expert:  # fmt: skip
         """See ``Bench``."""
+        start_from = start or self.pretrained(role, base)
         needs = {row.answer.work for row in rows if isinstance(row.answer, _Label)}
         if soft is not None:
             needs.add(self._softs[id(soft)][1])
@@ -174,16 +175,16 @@ class PlanningBench:
         factor = self.sizes.factor(rows)
         encoded = self.reader.encode(rows, role)
         key = (
-            start.identity if start else None, rows_fingerprint(rows, answers=True), settings, seed,
+            start_from.identity, rows_fingerprint(rows, answers=True), settings, seed,
             tensor_fingerprint(token_weights), repr(plain(loss)) if loss and loss != LossSettings() else None,
             frozenset(needs),
         )  # fmt: skip
         number = self._note(
-            "train", [start or self.pretrained(role)], key, rows,
+            "train", [start_from], key, rows,
             lambda: training_load(encoded, settings, seed=seed, weights=token_weights, factor=factor),
             needs=needs, settings=settings,
         )  # fmt: skip
-        return Expert(role, f"work-{number}", None)
+        return Expert(role, f"work-{number}", None, base=start_from.base)
 
     def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
         """See ``Bench``."""
