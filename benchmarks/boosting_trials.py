@@ -71,12 +71,19 @@ def boosted_mixture(
 
 
 def additive(
-    bench: StoredBench, rows: Rows, training: TrainSettings, count: int, seed: int, shrinkage: float, **more: bool
+    bench: StoredBench,
+    rows: Rows,
+    training: TrainSettings,
+    count: int,
+    seed: int,
+    shrinkage: float,
+    bases: int = 1,
+    **more: bool,
 ) -> Members:
     """The package's additive form, or with ``warm`` every expert started from the first, ``cold`` from a flat sum."""
     if not more:
         settings = BoostSettings(form="additive", rounds=count, shrinkage=shrinkage)
-        return boost_experts(bench, rows, settings, training, seed=seed, rule="additive").members
+        return boost_experts(bench, rows, settings, training, seed=seed, rule="additive", bases=bases).members
     vocabulary = bench.vocabulary_size("weak")
     loss = LossSettings(name="additive", top_k=vocabulary, beta=shrinkage)
     experts: list[Expert] = []
@@ -100,29 +107,32 @@ def additive(
     return summed(experts, alphas)
 
 
-def trials(training: TrainSettings, count: int) -> dict[str, Trial]:
+def trials(training: TrainSettings, count: int, bases: int) -> dict[str, Trial]:
     """Every line of the table: a name, and how its members are made."""
     longer = dataclasses.replace(training, epochs=2 * training.epochs)
     shorter = dataclasses.replace(training, epochs=training.epochs / 2)
 
-    def one(bench: StoredBench, rows: Rows, seed: int) -> Members:
-        return Members.single(bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", 1)))
+    def one(bench: StoredBench, rows: Rows, base: int, seed: int) -> Members:
+        return Members.single(bench.fine_tune("weak", rows, training, seed=derive_seed(seed, "expert", 1), base=base))
 
     def of(make: Callable[..., Members], *values: object, **named: object) -> Trial:
         return lambda bench, rows, seed: make(bench, rows, *values, seed=seed, **named)
 
     def ada(**settings: object) -> Trial:
         chosen = BoostSettings(rounds=count, **settings)  # type: ignore[arg-type]
-        return lambda bench, rows, seed: boost_experts(bench, rows, chosen, training, seed=seed, rule="mean").members
+        return lambda bench, rows, seed: (
+            boost_experts(bench, rows, chosen, training, seed=seed, rule="mean", bases=bases).members
+        )
 
     found: dict[str, Trial] = {
-        "single": one,
+        "single": of(one, 0),
+        **{f"single, base {number + 1}": of(one, number) for number in range(1, bases)},
         "single x2": of(total_compute_single, training, 2),
         "single, total compute": of(total_compute_single, training, count),
-        "uniform": of(uniform_ensemble, training, count),
-        "uniform x2": of(uniform_ensemble, longer, count),
-        "uniform, twice as many": of(uniform_ensemble, training, 2 * count),
-        "bagging": of(bagging, training, count),
+        "uniform": of(uniform_ensemble, training, count, bases=bases),
+        "uniform x2": of(uniform_ensemble, longer, count, bases=bases),
+        "uniform, twice as many": of(uniform_ensemble, training, 2 * count, bases=bases),
+        "bagging": of(bagging, training, count, bases=bases),
         "snapshot": of(snapshot_ensemble, training, count),
         "adaboost, shrinkage 0.3": ada(shrinkage=0.3),
         "adaboost, shrinkage 1": ada(shrinkage=1.0),
@@ -131,12 +141,12 @@ def trials(training: TrainSettings, count: int) -> dict[str, Trial]:
         "mixture, warm start": of(boosted_mixture, training, count, share=None, warm=True),
         "additive 0.1, warm start": of(additive, training, count, shrinkage=0.1, warm=True),
         "additive 0.1, cold: no sum": of(additive, training, count, shrinkage=0.1, cold=True),
-        "additive 0.1, half budget": of(additive, shorter, count, shrinkage=0.1),
-        "additive 0.1 x2": of(additive, longer, count, shrinkage=0.1),
-        "additive 0.1, twice as many": of(additive, training, 2 * count, shrinkage=0.1),
+        "additive 0.1, half budget": of(additive, shorter, count, shrinkage=0.1, bases=bases),
+        "additive 0.1 x2": of(additive, longer, count, shrinkage=0.1, bases=bases),
+        "additive 0.1, twice as many": of(additive, training, 2 * count, shrinkage=0.1, bases=bases),
     }
     for shrinkage in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0):
-        found[f"additive {shrinkage:g}"] = of(additive, training, count, shrinkage=shrinkage)
+        found[f"additive {shrinkage:g}"] = of(additive, training, count, shrinkage=shrinkage, bases=bases)
     return found
 
 
@@ -163,7 +173,7 @@ def main() -> None:
             dataclasses.replace(BenchSettings.of(config), device="cpu"),
             Store(default_store(), numerics(torch.device("cpu"), config.dtype)),
         )
-        for name, trial in trials(config.expert, options.experts).items():
+        for name, trial in trials(config.expert, options.experts, len(config.models.bases)).items():
             if options.only and not name.startswith(tuple(options.only)):
                 continue
             members = trial(bench, splits.weak_train, seed)
