@@ -2,9 +2,11 @@
 
     python benchmarks/boosting_trials.py --seeds 1000 1001 1002
     python benchmarks/boosting_trials.py --set models.weak_tuning=lora lora.r=1 expert.learning_rate=0.005
+    python benchmarks/boosting_trials.py --set 'data.easy_levels=[1, 2]' 'data.hard_levels=[3]' --harder
 
 Prints, as means over the seeds, the share of the easy validation questions answered rightly and the nats an answer token,
-and the same on the labelled rows. All but "single" train as many experts, each with an expert's budget; "x2" doubles it.
+and the same on the labelled rows (with --harder: on the first 500 rows of the pool, which then must be of labelled
+levels: trained on levels 1 and 2, how does it stand at 3?). All but "single" train as many experts, each with an expert's budget; "x2" doubles it.
 """
 
 from __future__ import annotations
@@ -107,6 +109,14 @@ def additive(
     return summed(experts, alphas)
 
 
+def tempered(
+    bench: StoredBench, rows: Rows, training: TrainSettings, count: int, temperature: float, seed: int, bases: int
+) -> Members:
+    """The additive form with the finished sum divided by a temperature."""
+    made = additive(bench, rows, training, count, seed, 0.1, bases)
+    return summed(made.experts, [alpha / temperature for alpha in made.rule_state["alphas"]])
+
+
 def trials(training: TrainSettings, count: int, bases: int) -> dict[str, Trial]:
     """Every line of the table: a name, and how its members are made."""
     longer = dataclasses.replace(training, epochs=2 * training.epochs)
@@ -145,6 +155,8 @@ def trials(training: TrainSettings, count: int, bases: int) -> dict[str, Trial]:
         "additive 0.1 x2": of(additive, longer, count, shrinkage=0.1, bases=bases),
         "additive 0.1, twice as many": of(additive, training, 2 * count, shrinkage=0.1, bases=bases),
     }
+    for temperature in (1.5, 2.0):
+        found[f"additive 0.1, temperature {temperature:g}"] = of(tempered, training, count, temperature, bases=bases)
     for shrinkage in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0):
         found[f"additive {shrinkage:g}"] = of(additive, training, count, shrinkage=shrinkage, bases=bases)
     return found
@@ -163,6 +175,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=4)
     parser.add_argument("--set", nargs="*", default=[], help="section.key=value over the quickstart")
     parser.add_argument("--only", nargs="*", default=[], help="lines that begin with one of these")
+    parser.add_argument("--harder", action="store_true", help="score rows of the pool in place of the labelled rows")
     options = parser.parse_args()
     torch.set_num_threads(1)
     table: dict[str, list[tuple[float, ...]]] = {}
@@ -177,9 +190,11 @@ def main() -> None:
             if options.only and not name.startswith(tuple(options.only)):
                 continue
             members = trial(bench, splits.weak_train, seed)
-            scores = (*score(bench, members, splits.validation), *score(bench, members, splits.weak_train))
+            others = splits.pool[:500] if options.harder else splits.weak_train
+            scores = (*score(bench, members, splits.validation), *score(bench, members, others))
             table.setdefault(name, []).append(scores)
-    print(f"{'':<30}{'validation, %':>14}{'each seed':>24}{'nats':>8}{'labelled, %':>13}{'nats':>8}")
+    second = "harder, %" if options.harder else "labelled, %"
+    print(f"{'':<30}{'validation, %':>14}{'each seed':>24}{'nats':>8}{second:>13}{'nats':>8}")
     for name, cells in table.items():
         mean = torch.tensor(cells).mean(dim=0).tolist()
         seeds = " ".join(f"{100 * cell[0]:.1f}" for cell in cells)
