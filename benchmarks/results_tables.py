@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from results_page import Who
+from results_figures import Figure
+from results_kinds import Table
+from results_store import Who
 
 
 def world(label: str, system: str) -> Who:
@@ -49,24 +51,30 @@ _TEN = [WEAK, TOTAL, UNIFORM, BAGGING, SNAPSHOT, PAPER, SHRUNK, ADDITIVE, OF_WEA
         OF_ADDITIVE, ON_EASY, CEILING]  # fmt: skip
 
 TABLES = {
-    "claims": ("scores", tuple(_CLAIMS)),
-    "boosting": ("scores", tuple(_TEN)),
-    "boosting-experts": (
+    "claims": Table("scores", tuple(_CLAIMS)),
+    "boosting": Table("scores", tuple(_TEN)),
+    "boosting-experts": Table(
         "differences",
         (
             *((ADDITIVE, rival) for rival in (WEAK, TOTAL, UNIFORM, BAGGING, SNAPSHOT, SHRUNK, PAPER)),
             *((SHRUNK, rival) for rival in (WEAK, TOTAL, UNIFORM, BAGGING)),
         ),
     ),
-    "boosting-students": (
+    "boosting-students": Table(
         "differences",
         (
             (OF_ADDITIVE, ADDITIVE), (OF_ADDITIVE, OF_WEAK), (OF_ADDITIVE, OF_UNIFORM), (OF_ADDITIVE, OF_SHRUNK),
             (OF_SHRUNK, OF_WEAK), (OF_SHRUNK, OF_UNIFORM), (OF_ADDITIVE, ON_EASY), (OF_ADDITIVE, CEILING),
         ),
     ),
-    "power": ("power", ((ADDITIVE, UNIFORM), (ADDITIVE, WEAK), (OF_ADDITIVE, OF_WEAK), (OF_ADDITIVE, CEILING))),
-    "rules": ("scores", tuple(_RULES)),
+    "power": Table("power", ((ADDITIVE, UNIFORM), (ADDITIVE, WEAK), (OF_ADDITIVE, OF_WEAK), (OF_ADDITIVE, CEILING))),
+    "bands": Table("bands", (WEAK, UNIFORM, SHRUNK, ADDITIVE, OF_ADDITIVE, ON_EASY, CEILING)),
+    "families": Table("families", (WEAK, UNIFORM, SHRUNK, ADDITIVE, OF_ADDITIVE, CEILING)),
+    "rounds": Table("rounds", (PAPER, SHRUNK, ADDITIVE, UNIFORM)),
+    "rules": Table("scores", tuple(_RULES)),
 }  # fmt: skip
 
-FIGURES = {"results-boosting": tuple(_TEN)}
+FIGURES = {
+    "results-boosting": Figure("dots", tuple(_TEN)),
+    "results-levels": Figure("levels", (WEAK, UNIFORM, SHRUNK, ADDITIVE, OF_ADDITIVE, ON_EASY, CEILING)),
+}

@@ -20,12 +20,25 @@ ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 
 
+STUDIES = sorted(path.stem for path in (BENCHMARKS / "results" / "studies").glob("*.json"))
+
+
 @pytest.fixture(scope="module")
 def page() -> ModuleType:
-    """``benchmarks/results_page.py``; the tables lie beside it."""
+    """``benchmarks/results_page.py``; its other parts lie beside it."""
     if str(BENCHMARKS) not in sys.path:
         sys.path.append(str(BENCHMARKS))
     return importlib.import_module("results_page")
+
+
+@pytest.fixture(scope="module")
+def store(page: ModuleType) -> ModuleType:
+    return importlib.import_module("results_store")
+
+
+@pytest.fixture(scope="module")
+def kinds(page: ModuleType) -> ModuleType:
+    return importlib.import_module("results_kinds")
 
 
 def test_the_page_is_what_the_stored_results_say(page: ModuleType) -> None:
@@ -35,32 +48,112 @@ def test_the_page_is_what_the_stored_results_say(page: ModuleType) -> None:
     assert page.rendered(spoiled) == text != spoiled
 
 
-def test_every_table_has_rows_and_no_gap_where_there_are_scores(page: ModuleType) -> None:
-    for name, table in page.tables().items():
-        lines = list(page.MAKERS[table.kind](table))
-        assert len(lines) >= 2 + len(table.rows), name
+def test_every_table_has_rows_and_no_gap_where_there_are_scores(page: ModuleType, kinds: ModuleType) -> None:
+    assert {table.kind for table in page.TABLES.values()} <= set(kinds.MAKERS)
+    for name, table in page.TABLES.items():
+        lines = list(kinds.MAKERS[table.kind](table))
+        least = 3 if table.kind == "families" else 2 + len(table.rows)
+        assert len(lines) >= least, name
         assert all(line.count("|") == lines[0].count("|") for line in lines), name
         assert not any("nan" in line for line in lines), name
 
 
-def test_a_mean_and_its_interval_by_hand(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (
-        page.percent([0.5, 0.6, 0.7])
-        == f"60.0 [{60 - 4.302653 * 10 / math.sqrt(3):.1f}, {60 + 4.302653 * 10 / math.sqrt(3):.1f}]"
-    )
-    assert page.percent(None) == "–"
+def test_a_mean_and_its_interval_by_hand(kinds: ModuleType) -> None:
+    half = 4.302653 * 10 / math.sqrt(3)
+    assert kinds.percent([0.5, 0.6, 0.7]) == f"60.0 [{60 - half:.1f}, {60 + half:.1f}]"
+    assert kinds.near([0.5, 0.6, 0.7]) == f"60.0 ± {half:.1f}"
+    assert kinds.percent(None) == "–"
+    assert kinds.by_round([[1.0, 3.0], [2.0]], 10, 1) == "15.0, 30.0"  # the second seed stopped after one round
 
 
 def test_figures_are_there_and_named(page: ModuleType) -> None:
     figures = re.findall(r"!\[[^\]]+\]\(images/([\w-]+)\.svg\)", page.PAGE.read_text())
-    assert set(figures) == set(importlib.import_module("results_tables").FIGURES)
+    assert sorted(figures) == sorted(page.FIGURES)
     for name in figures:
         assert (page.IMAGES / f"{name}.svg").read_text().lstrip().startswith("<?xml")
 
 
+def test_levels_and_families_of_a_test_add_up_to_its_score(store: ModuleType) -> None:
+    """Every test row is of one level and one family, and each takes an equal share of the rows but for a few."""
+    checked = 0
+    for name in STUDIES:
+        for group in store.read_kept(store.KEPT / f"{name}.json")["groups"]:
+            for kind in ("bands", "families"):
+                for system, splits in group.get(kind, {}).items():
+                    for split, found in splits.items():
+                        shares = [sum(values) / len(values) for values in zip(*found.values(), strict=True)]
+                        assert shares == pytest.approx(group["scores"][system][split]["exact_match"], abs=0.006)
+                        checked += 1
+    assert checked > 50
+
+
+def test_what_is_kept_of_a_study(store: ModuleType, tmp_path: Path) -> None:
+    """From a study of the smallest size: every number is that of its runs; an unfinished study is refused."""
+    cells = [run_cell(tmp_path, seed) for seed in (0, 1)]
+    study = {
+        "name": "small", "versions": {}, "hardware": {}, "failed": [], "missing": [], "cells": cells,
+        "groups": [{"axes": {"boost.rounds": "2"}, "seeds": [0, 1], "cost": [], "config": {}, "scores": [
+            {"system": "weak", "split": "test_id", "metric": "exact_match", "each": [0.5, 1 / 3]},
+            {"system": "weak", "split": "validation", "metric": "exact_match", "each": [0.1, 0.2]}]}],
+    }  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    (group,) = json.loads(store.keep(tmp_path, tmp_path / "kept").read_text())["groups"]
+    assert group["scores"] == {"weak": {"test_id": {"exact_match": [0.5, 0.333333]}}}
+    assert group["bands"] == {"weak": {"test_id": {"1": [0.0, 0.1]}}}
+    assert group["families"] == {"weak": {"test_id": {"count": [1.0, 1.0], "order": [0.5, 0.5]}}}
+    assert group["rounds"]["alpha"] == [[1.5, 0.5], [1.5, 0.5]]
+    assert group["rounds"]["effective_share"] == [[1.0, 0.25], [1.0, 0.25]]
+    assert group["rounds"]["prior_error"] == [[0.2], [0.2]]
+    assert group["experts"] == {"agreement": [0.7, 0.7]}  # the mean of 0.9, 0.8 and 0.4
+    assert group["teachers"] == {"weak": {"right": [0.4, 0.4], "confidence": [0.6, 0.6], "agreement": [1.0, 1.0]}}
+    (tmp_path / "study.json").write_text(json.dumps(study | {"missing": ["one"]}))
+    with pytest.raises(SystemExit, match="1 runs failed or are missing"):
+        store.keep(tmp_path, tmp_path / "kept")
+
+
+def run_cell(folder: Path, seed: int) -> str:
+    """A run's folder as ``keep`` reads it; its name."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    key = f"rounds=2-seed={seed}-0123abcd"
+    run = folder / "cells" / key
+    run.mkdir(parents=True)
+    rows = [("count-1-a", 1.0, "exact_match"), ("order-1-b", 1.0, "exact_match"), ("order-2-c", 0.0, "exact_match"),
+            ("count-1-a", 0.3, "nll")]  # fmt: skip
+    table = [
+        {"system": "weak", "split": "test_id", "metric": metric, "id": row, "correct": correct, "total": 1.0}
+        for row, correct, metric in rows
+    ]
+    parquet.write_table(arrow.Table.from_pylist(table), run / "row_scores.parquet")
+    rounds = [
+        {
+            "alpha": alpha,
+            "error": 0.1,
+            "train_token_error": 0.1,
+            "effective_sample_size": size,
+            "tokens": 8,
+            "prior_error": 0.2,
+        }
+        for alpha, size in ((1.5, 8.0), (0.5, 2.0))
+    ]
+    results = {
+        "config": {"data": {"source": "world"}},
+        "bands": [
+            {"system": "weak", "split": "test_id", "band": "1", "metric": "exact_match", "value": 0.1 * seed},
+            {"system": "weak", "split": "test_id", "band": "1", "metric": "nll", "value": 9.0},
+        ],
+        "rounds": rounds,
+        "diagnostics": {"agreement": [[1.0, 0.9, 0.8], [0.9, 1.0, 0.4], [0.8, 0.4, 1.0]]},
+        "pseudo_labels": [{"teacher": "weak", "value": 0.4, "mean_confidence": 0.6, "mean_agreement": 1.0}],
+    }
+    (run / "results.json").write_text(json.dumps(results))
+    return key
+
+
 @pytest.mark.parametrize("name", ["world", "boosting", "rules"])
-def test_stored_studies_are_those_that_the_package_names(page: ModuleType, name: str) -> None:
-    kept = json.loads((page.KEPT / f"{name}.json").read_text())
+def test_stored_studies_are_those_that_the_package_names(store: ModuleType, name: str) -> None:
+    kept = store.read_kept(store.KEPT / f"{name}.json")
     cells = load_study(name).cells
     assert {seed for group in kept["groups"] for seed in group["seeds"]} == {cell.seed for cell in cells}
     named = {tuple(sorted(cell.axes.items())): cell.config for cell in cells}
@@ -78,14 +171,14 @@ def test_stored_studies_are_those_that_the_package_names(page: ModuleType, name:
     ("name", "systems"),
     [("boosting", ["weak", "ensemble"]), ("world", ["bagging", "student"]), ("rules", ["ensemble"])],
 )
-def test_a_row_of_each_study_computed_again(page: ModuleType, name: str, systems: list[str], tmp_path: Path) -> None:
+def test_a_row_of_each_study_computed_again(store: ModuleType, name: str, systems: list[str], tmp_path: Path) -> None:
     """One seed of the last group, from its stored configuration. Other machines round otherwise: within two points."""
-    group = json.loads((page.KEPT / f"{name}.json").read_text())["groups"][-1]
+    group = store.read_kept(store.KEPT / f"{name}.json")["groups"][-1]
     seed = group["seeds"][0]
     config = build_config(merge(group["config"], {"seed": seed, "systems": systems}))
     _, results = execute(config, tmp_path / "out", store=tmp_path / "store")
     found = {(s["system"], s["split"]): s["value"] for s in results["scores"] if s["metric"] == "exact_match"}
     for system in systems:
-        for split in page.SPLITS:
+        for split in store.SPLITS:
             stored = group["scores"][system][split]["exact_match"][0]
             assert found[system, split] == pytest.approx(stored, abs=0.02), (system, split)
