@@ -181,7 +181,7 @@ SYSTEMS.register("strong_on_easy")(
 )  # fmt: skip
 SYSTEMS.register("ceiling")(
     System(
-        lambda shop: shop.strong_on(shop.truth, "ceiling"), "control",
+        lambda shop: shop.strong_on(shop.truth and shop.with_labelled(shop.truth), "ceiling"), "control",
         "the strong model, trained on the right answers of the hard pool",
     )
 )  # fmt: skip

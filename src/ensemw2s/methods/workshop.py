@@ -35,6 +35,7 @@ class MethodSettings:
     iterations: int = 2
     shots: int = 4
     bases: int = 1
+    student_rows: str = "pool"
 
 
 @dataclasses.dataclass
@@ -79,11 +80,15 @@ class Workshop:
 
     def student_of(self, teacher: str) -> Members:
         """The strong model trained on the teacher's labels of the pool, by the configured loss."""
-        rows = self.pseudo_labels(teacher).rows
+        rows = self.with_labelled(self.pseudo_labels(teacher).rows)
         settings = self.settings
         return train_student(
             self.bench, rows, settings.student, seed=settings.seed, loss=settings.loss, teacher=self.systems[teacher]
         )
+
+    def with_labelled(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Rows of the pool, and the labelled easy rows after them where students are trained on all."""
+        return (*rows, *self.easy) if self.settings.student_rows == "all" else rows
 
     def strong_on(self, rows: Sequence[Row], what: str) -> Members:
         """The strong model trained on right answers, by plain cross-entropy.

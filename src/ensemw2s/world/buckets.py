@@ -14,8 +14,8 @@ from typing import Literal
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import ConfigError
 from ensemw2s.seeds import derive_seed, unit_hash
-from ensemw2s.world import lists, numbers, words  # noqa: F401  (registers the families)
-from ensemw2s.world.family import FAMILIES, Family, Operands, instance_key
+from ensemw2s.world import chains, lists, numbers, words  # noqa: F401  (registers the families)
+from ensemw2s.world.family import Family, Operands, find_family, instance_key
 
 Bucket = Literal["text", "question", "test"]
 WORLD_VERSION = 1
@@ -74,7 +74,8 @@ def draw_rows(
     Raises:
         ConfigError: a family is unknown, or a band has too few instances for its share of ``count``.
     """
-    bands = [(FAMILIES.get(name), level) for level in levels for name in families if level in FAMILIES.get(name).levels]
+    found = [find_family(name) for name in families]
+    bands = [(family, level) for level in levels for family in found if level in family.levels]
     if not bands:
         raise ConfigError("the world has no band for these families and levels: name at least one family and one level")
     rows: list[Row] = []

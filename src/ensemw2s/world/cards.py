@@ -19,7 +19,7 @@ tags: [weak-to-strong, synthetic]
 ---
 # {name}
 
-A GPT-NeoX causal language model of {parameters:,} parameters ({hidden} wide, {layers} layers, {heads} heads, context {context}),
+A {kind} causal language model of {parameters:,} parameters ({hidden} wide, {layers} layers, {heads} heads, context {context}),
 one of the built-in family of `ensemw2s`. It knows the package's synthetic world and nothing else: short lists of digits,
 sums, words, dates, the ages of made-up people. It is meant for studying weak-to-strong supervision on a laptop.
 
@@ -55,8 +55,9 @@ def write_card(folder: Path) -> None:
     lines = [f"| {name} | " + " | ".join(f"{share:.2f}" for share in shares) + " |" for name, shares in skills.items()]
     recipe = read_json(folder / "recipe.json")["recipe"]
     config = model.config
+    kinds = {"gpt_neox": "GPT-NeoX", "llama": "Llama"}
     text = _CARD.format(
-        name=folder.name, parameters=model.num_parameters(), context=config.max_position_embeddings, rows=_ROWS,
+        name=folder.name, kind=kinds[config.model_type], parameters=model.num_parameters(), context=config.max_position_embeddings, rows=_ROWS,
         skills="\n".join(lines), **recipe,
     )  # fmt: skip
     write_json(folder / "skills.json", skills)

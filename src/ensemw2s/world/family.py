@@ -57,6 +57,19 @@ class Family:
 
 FAMILIES: Registry[Family] = Registry("families")
 
+#: Families that are no part of the built-in models' pretraining text, for models that were prepared for them. Nothing
+#: draws from them but what names them.
+EXTRA_FAMILIES: Registry[Family] = Registry("extra_families")
+
+
+def find_family(name: str) -> Family:
+    """A family by name, whichever registry holds it.
+
+    Raises:
+        ConfigError: no such family.
+    """
+    return EXTRA_FAMILIES.get(name) if name in EXTRA_FAMILIES else FAMILIES.get(name)
+
 
 def instance_key(family: Family, operands: Operands) -> str:
     """The instance as text: operation and canonical operands, whatever the wording."""

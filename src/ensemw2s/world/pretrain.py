@@ -65,14 +65,14 @@ class Recipe:
     architecture: Literal["gpt_neox", "llama"] = "gpt_neox"
 
 
-# The first three are the family. The others are weak models again, from other weights and other text: seeds 2 and 3 for
+# The first three are the family. The others are weak models again, from other weights and other text: seed 2 for
 # choices, 5 to 7 for figures no choice has seen, and one of another architecture and size.
 _WEAK = Recipe(hidden=48, layers=3, heads=4, tokens=16_000_000, asked_tokens=2_000_000)
 RECIPES = {
     "w2s-weak": _WEAK,
     "w2s-strong": Recipe(hidden=128, layers=4, heads=4, tokens=20_000_000, asked_tokens=6_000_000),
     "w2s-large": Recipe(hidden=176, layers=5, heads=4, tokens=12_000_000, asked_tokens=3_000_000, stored="float16"),
-    **{f"w2s-weak-{seed}": dataclasses.replace(_WEAK, seed=seed, stored="float16") for seed in (2, 3, 5, 6, 7)},
+    **{f"w2s-weak-{seed}": dataclasses.replace(_WEAK, seed=seed, stored="float16") for seed in (2, 5, 6, 7)},
     "w2s-weak-llama": dataclasses.replace(_WEAK, hidden=64, layers=2, seed=4, stored="float16", architecture="llama"),
 }
 

@@ -280,6 +280,7 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "selection.name": ("plain", "agreement", STUDENTS),
     "selection.fraction": ("plain", 0.5, STUDENTS),
     "selection.min_confidence": ("plain", 0.5, STUDENTS),
+    "student_rows": ("plain", "all", STUDENTS),
     "iterations": ("plain", 3, NOTHING),  # the same labels teach the same student
     "shots": ("plain", 2, SCORES),
     "label_by": ("plain", "options", STUDENTS),

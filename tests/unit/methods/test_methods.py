@@ -28,6 +28,7 @@ from ensemw2s.methods.bench import Answer, Expert, Members
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.students import take_labels, train_student
+from ensemw2s.methods.systems import SYSTEMS
 from ensemw2s.methods.workshop import MethodSettings, Workshop
 from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
@@ -348,6 +349,19 @@ def test_a_pool_is_labelled_once_a_teacher_and_the_student_learns_those_labels()
     assert bench.labelled == ["teacher"]
     assert [row.answer for row in bench.trained[0]["rows"]] == ["by teacher", "by teacher"]
     assert bench.trained[0]["soft"] is None
+
+
+def test_students_may_learn_from_the_labelled_rows_too() -> None:
+    bench = LabelBench([])
+    shop = workshop(bench, student_rows="all")
+    shop.student_of("ensemble")
+    SYSTEMS.get("ceiling").build(shop)
+    labelled = [row.answer for row in ROWS]
+    assert [row.answer for row in bench.trained[0]["rows"]] == ["by teacher", "by teacher", *labelled]
+    assert [row.answer for row in bench.trained[1]["rows"]] == ["gold", "gold", *labelled]
+    shop.truth = ()
+    with pytest.raises(DataError, match="there is no ceiling"):
+        SYSTEMS.get("ceiling").build(shop)
 
 
 def test_soft_students_get_the_teachers_distributions() -> None:
