@@ -24,6 +24,8 @@ from ensemw2s.models.adapters import LoraSettings
 from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
+#: Settings that came after the first runs were stored; see ``Config.to_dict``.
+LATER = ("noise", "models.more_weak", "data.ood_families", "student_rows")
 DEFAULT_SYSTEMS = ("weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling")
 
 
@@ -221,11 +223,16 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested data, as it goes into ``results.json`` and into hashes.
 
-        A section that came later is left out where it changes nothing: hashes of older runs stay what they were.
+        Settings that came ``LATER`` are left out at their default: hashes of older runs stay what they were.
         """
         found: dict[str, Any] = plain(self)
-        if self.noise.rate == 0:
-            del found["noise"]
+        for path in LATER:
+            *sections, key = path.split(".")
+            mine, inside = found, _DEFAULTS
+            for section in sections:
+                mine, inside = mine[section], inside[section]
+            if mine[key] == inside[key]:
+                del mine[key]
         return found
 
 
@@ -238,6 +245,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+_DEFAULTS = plain(Config())
 
 
 def build_config(settings: Mapping[str, Any]) -> Config:
