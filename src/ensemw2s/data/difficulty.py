@@ -28,6 +28,12 @@ def question_words(row: Row) -> float:
     return float(len(f"{row.context or ''} {row.question}".split()))
 
 
+@COUNTS.register("context-words")
+def context_words(row: Row) -> float | None:
+    """Words of the context (the passage); none where there is no context, so that such rows are left out."""
+    return float(len(row.context.split())) if row.context and row.context.strip() else None
+
+
 @COUNTS.register("answer-words")
 def answer_words(row: Row) -> float | None:
     """Words of the answer; none where the row is unlabelled."""

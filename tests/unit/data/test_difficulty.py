@@ -19,7 +19,12 @@ ROWS = [
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [("question-words", [4.0, 1.0]), ("answer-words", [2.0, None]), ("steps", [2.0, None])],
+    [
+        ("question-words", [4.0, 1.0]),
+        ("context-words", [1.0, None]),
+        ("answer-words", [2.0, None]),
+        ("steps", [2.0, None]),
+    ],
 )
 def test_counts(count: str, expected: list) -> None:
     assert [row.difficulty for row in count_difficulty(ROWS, count)] == expected

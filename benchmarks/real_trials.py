@@ -1,0 +1,180 @@
+"""What separates from chance on real questions with tiny real models: tried on validation rows, never on a test row.
+
+    OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared
+    OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared --only "sciq, options"
+
+Every line is one model on one task: as pretrained, or fine-tuned on labelled rows. Printed are the share of validation
+questions answered rightly with Wilson's 95 % interval, the level of guessing, the same share on labelled rows (what was
+learned by heart), and the seconds. A mark says that the interval lies above guessing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ensemw2s.data.rows import Row
+from ensemw2s.data.splits import Splits
+from ensemw2s.evaluation.intervals import wilson
+from ensemw2s.evaluation.metrics import chance_level, option_accuracy
+from ensemw2s.experiment.bench import StoredBench
+from ensemw2s.experiment.config import Config, build_config, merge
+from ensemw2s.experiment.identity import numerics
+from ensemw2s.experiment.shelf import BenchSettings
+from ensemw2s.experiment.sources import load_splits
+from ensemw2s.experiment.store import Store, default_store
+from ensemw2s.methods.bench import Members
+from ensemw2s.seeds import derive_seed
+
+_PASSAGE = {
+    "data": {"source": "sciq", "difficulty": "context-words"},
+    "split": {"threshold": 50, "weak_train": 500, "validation": 200, "pool": 50, "test_id": 50, "test_ood": 50},
+    "format": {"max_length": 256},
+}
+_YES_NO = merge(
+    _PASSAGE, {"task": "binary", "boost": {"prior": "none"}, "split": {"weak_train": 800, "validation": 300}}
+)
+TASKS: dict[str, dict[str, Any]] = {
+    "sciq, yes/no": _YES_NO,
+    "sciq, yes/no, classifier": merge(_YES_NO, {"head": "classifier"}),
+    "sciq, options": _PASSAGE,
+    "arc, options": {
+        "data": {"source": "arc_easy"},
+        "split": {"easy_levels": [1, 2], "hard_levels": [3], "validation": 300, "pool": 50, "test_id": 50, "test_ood": 50},
+        "format": {"max_length": 192},
+    },
+    "quartz, options": {
+        "data": {"source": "quartz", "difficulty": "question-words"},
+        "split": {"easy_fraction": 0.9, "validation": 300, "pool": 50, "test_id": 50, "test_ood": 50},
+        "format": {"max_length": 192},
+    },
+}  # fmt: skip
+LLAMA, SMALL, LARGE = "tinystories-llama-260k", "tinystories-bitnet-1m", "tinystories-bitnet-3m"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One line: ``epochs`` 0 is the model as pretrained."""
+
+    task: str
+    model: str
+    epochs: float = 0.0
+    learning_rate: float = 1e-3
+    rows: int | None = None
+    lora: bool = False
+
+    @property
+    def title(self) -> str:
+        """The line's name."""
+        how = f"{self.epochs:g} epochs at {self.learning_rate:g}" if self.epochs else "as pretrained"
+        rows = f" of {self.rows}" if self.rows else ""
+        return f"{self.task}: {self.model.removeprefix('tinystories-')}, {how}{rows}{', LoRA' if self.lora else ''}"
+
+
+TRIALS = (
+    Trial("sciq, options", LLAMA),
+    Trial("sciq, options", LLAMA, 4, 5e-4),
+    Trial("sciq, yes/no", LLAMA, 4, 1e-3),
+    Trial("sciq, yes/no, classifier", LLAMA, 4, 1e-3),
+    Trial("arc, options", LLAMA, 2, 1e-3),
+    Trial("quartz, options", LLAMA, 3, 1e-3),
+    Trial("sciq, options", LARGE),
+    Trial("sciq, options", LARGE, 2, 5e-4),
+    Trial("sciq, options", SMALL, 2, 5e-4),
+    Trial("arc, options", LARGE, 1, 5e-4),
+    Trial("sciq, yes/no", SMALL, 3, 5e-4),
+    Trial("quartz, options", SMALL, 1, 5e-4),
+)
+
+
+def configured(trial: Trial, shared: Path, seed: int) -> Config:
+    """A run's configuration for one line; data and models lie in ``shared``."""
+    task = TASKS[trial.task]
+    settings = merge(
+        task,
+        {
+            "seed": seed,
+            "data": {"source": str(shared / "data" / f"{task['data']['source']}.jsonl.gz")},
+            "models": {"weak": str(shared / "models" / trial.model), "strong": str(shared / "models" / trial.model)},
+            "expert": {"epochs": trial.epochs or 1, "learning_rate": trial.learning_rate, "batch_size": 16},
+        },
+    )
+    if trial.rows:
+        settings = merge(settings, {"split": {"weak_train": trial.rows}})
+    if trial.lora:
+        settings = merge(settings, {"models": {"weak_tuning": "lora"}, "lora": {"r": 8, "alpha": 16}})
+    return build_config(settings)
+
+
+def share_right(bench: StoredBench, members: Members, rows: Sequence[Row]) -> float:
+    """Of rows with choices, the share whose likeliest option is the right one; of yes/no rows, of right answers."""
+    if bench.settings.binary:
+        return bench.matches(bench.answer(members, rows, purpose="validation"), rows)
+    return float(option_accuracy(bench.option_scores(members, rows), rows).value)
+
+
+def measured(trial: Trial, shared: Path, seed: int) -> Mapping[str, Any]:
+    """One line's figures."""
+    config = configured(trial, shared, seed)
+    splits = load_splits(config)
+    store = Store(default_store(), numerics(torch.device("cpu"), config.dtype))
+    bench = StoredBench(dataclasses.replace(BenchSettings.of(config), device="cpu"), store)
+    began = time.perf_counter()
+    expert = bench.pretrained("weak")
+    if trial.epochs:
+        expert = bench.fine_tune("weak", splits.weak_train, config.expert, seed=derive_seed(seed, "expert", 1))
+    members = Members.single(expert)
+    validation, labelled = (_with_choices(getattr(splits, name)) for name in ("validation", "weak_train"))
+    return {
+        "validation": share_right(bench, members, validation), "rows": len(validation),
+        "chance": chance_level("option_accuracy", validation, splits.weak_train, str),
+        "labelled": share_right(bench, members, labelled[:100]), "trained on": _trained(trial, splits),
+        "seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+def _with_choices(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.choices]
+
+
+def _trained(trial: Trial, splits: Splits) -> int:
+    return len(splits.weak_train) if trial.epochs else 0
+
+
+def lines(shared: Path, seed: int, only: Sequence[str]) -> Iterator[str]:
+    """The table, line by line."""
+    yield f"{'':<66}{'rows':>6}{'validation, %':>24}{'guessing':>10}{'labelled':>10}{'seconds':>9}"
+    for trial in TRIALS:
+        if only and not trial.title.startswith(tuple(only)):
+            continue
+        found = measured(trial, shared, seed)
+        interval = wilson(found["validation"] * found["rows"], found["rows"])
+        mark = "*" if interval.low > found["chance"] else " "
+        cell = f"{100 * found['validation']:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]{mark}"
+        yield (
+            f"{trial.title:<66}{found['trained on']:>6}{cell:>24}{100 * found['chance']:>10.1f}"
+            f"{100 * found['labelled']:>10.1f}{found['seconds']:>9.0f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="the optional folder of data and models")
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--only", nargs="*", default=[], help="lines that begin with one of these")
+    given = parser.parse_args()
+    if not (given.shared / "data").is_dir():
+        raise SystemExit(f"{given.shared}/data is not there: these trials need the optional folder ../shared")
+    torch.set_num_threads(1)
+    for line in lines(given.shared, given.seed, given.only):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
