@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ensemw2s.errors import ConfigError
-from ensemw2s.experiment.config import build_config, with_overrides
+from ensemw2s.experiment.config import LATER, build_config, with_overrides
 from ensemw2s.experiment.presets import load_config, preset_names, preset_summary
 
 
@@ -35,6 +37,8 @@ def test_every_preset_is_valid_and_described(name: str) -> None:
         ("evaluation.margin=0", "evaluation.margin must lie"),
         ("iterations=1", "iterations must be at least 2"),
         ("shots=0", "shots must be at least 1"),
+        ("noise.rate=1", "noise.rate is the share of wrong labels, at least 0 and below 1"),
+        ("noise.kind=adverse", "noise.kind"),
         ("task=binary", "the built-in world has none"),
         ("loss.name=fancy", "unknown name 'fancy' among losses"),
         ("selection.fraction=0", r"selection.fraction must lie in \(0, 1\]"),
@@ -70,3 +74,36 @@ def test_a_file_lies_over_its_preset(tmp_path: Path) -> None:
         load_config(path)
     with pytest.raises(ConfigError, match=r"no configuration file 'quickstrat'.*did you mean 'quickstart'"):
         load_config("quickstrat")
+
+
+def test_stored_configurations_are_what_they_give_again() -> None:
+    """A setting that came later must not change the hash of a run that was made before: see ``LATER``."""
+    kept = Path(__file__).parents[3] / "benchmarks" / "results" / "studies" / "boosting.json"
+    for group in json.loads(kept.read_text())["groups"]:
+        assert build_config(group["config"]).to_dict() == group["config"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("noise", {"rate": 0.1, "kind": "uniform"}),
+        ("noise", {"rate": 0.0, "kind": "adversarial"}),
+        ("models.more_weak", ["w2s-weak"]),
+        ("data.ood_families", ["order"]),
+        ("student_rows", "all"),
+    ],
+)
+def test_settings_that_came_later_are_told_where_they_are_set(path: str, value: Any) -> None:
+    assert path in LATER
+    settings = value
+    for key in reversed(path.split(".")):
+        settings = {key: settings}
+    config = build_config(settings)
+    whole = config.to_dict()
+    assert build_config(whole) == config
+    *sections, key = path.split(".")
+    inside = whole
+    for section in sections:
+        inside = inside[section]
+    assert inside.pop(key) == value
+    assert whole == build_config({}).to_dict()

@@ -215,6 +215,8 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "data.easy_levels": ("plain", [1], NOTHING),
     "data.hard_levels": ("plain", [6], NOTHING),
     "data.difficulty": ("plain", "question_words", NOTHING),
+    "noise.rate": ("plain", 0.2, NOTHING),
+    "noise.kind": ("plain", "adversarial", NOTHING),
     "split.kind": ("plain", "random", NOTHING),
     "split.weak_train": ("plain", 5, NOTHING),
     "split.validation": ("plain", 5, NOTHING),
