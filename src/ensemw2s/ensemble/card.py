@@ -116,6 +116,7 @@ class CardFacts:
         alphas: one an expert.
         rounds: records of the boosting rounds.
         rule: of combining.
+        more_bases: further models that experts were fine-tuned from, in turn with ``base``.
     """
 
     name: str
@@ -129,6 +130,7 @@ class CardFacts:
     alphas: Sequence[float] = ()
     rounds: Sequence[Mapping[str, Any]] = ()
     rule: str = ""
+    more_bases: Sequence[str] = ()
 
 
 def write_card(folder: Path, facts: CardFacts, story: Story, kept: str | None = None) -> None:
@@ -165,7 +167,8 @@ def render_card(facts: CardFacts, story: Story) -> str:
                             "split": lambda name: _SPLITS.get(name, name)}  # fmt: skip
     origin = base_origin(facts.base)
     body = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        facts=facts, story=story, origin=origin, base=shown_base(facts.base), asking=_asking(facts),
+        facts=facts, story=story, origin=origin, base=shown_base(facts.base),
+        further=[shown_base(name) for name in facts.more_bases], asking=_asking(facts),
         own=[one for one in story.scores if one.system == story.system],
         others=_table(story), rounds=_kept_rounds(facts), version=_version(),
         no_address=_NO_ADDRESS,

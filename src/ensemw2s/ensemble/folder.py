@@ -205,6 +205,7 @@ def write_ensemble(
         facts = CardFacts(
             title or folder.name, "ensemble", base, kind, task_format, tokenizer, str(meta.get("task", "generation")),
             str(meta.get("head", "tokens")), alphas, meta.get("rounds") or (), rule,
+            meta.get("more_bases") or (),
         )  # fmt: skip
         write_card(aside, facts, story, kept)
         told = story.model_dump(mode="json", exclude_defaults=True)

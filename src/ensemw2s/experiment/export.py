@@ -29,6 +29,8 @@ def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path, story: S
     if folder.is_dir() and not is_ensemble_folder(folder):
         remove_aside(folder)  # the run's own, harmed: made again
     rounds = [dataclasses.asdict(record) for record in boosted.rounds]
+    # They are told and never loaded again (no adapter has one), so a folder's own name is enough.
+    more = [name if name in MODELS or not Path(name).is_dir() else Path(name).name for name in bench.settings.more_weak]
     write_ensemble(
         folder,
         [expert.folder for expert in boosted.members.experts if expert.folder is not None],
@@ -38,7 +40,13 @@ def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path, story: S
         task_format=bench.settings.task_format,
         base=base_name(bench, "weak"),
         kind="lora" if bench.settings.weak_tuning == "lora" else "full",
-        meta={"rounds": rounds, "pretrained_error": boosted.pretrained_error, **_task(bench), **_told(story)},
+        meta={
+            "rounds": rounds,
+            "pretrained_error": boosted.pretrained_error,
+            **({"more_bases": more} if more else {}),
+            **_task(bench),
+            **_told(story),
+        },
         rule_state=boosted.members.rule_state,
         replace=True,
         card=card,

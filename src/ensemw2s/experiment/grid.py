@@ -34,7 +34,7 @@ STUDIES = Path(__file__).parent / "studies"
 _KEYS = ("name", "base", "set", "grid", "skip", "main")
 # Settings that may name a file or a folder beside the study's own.
 _FILES = tuple(("data", key) for key in ("source", "pool", "test_id", "test_ood", "validation", "difficulty"))
-_FOLDERS = (("models", "weak"), ("models", "strong"))
+_FOLDERS = (("models", "weak"), ("models", "strong"), ("models", "more_weak"))
 Axes = dict[str, dict[str, dict[str, Any]]]  # axis -> label -> settings
 
 
@@ -261,12 +261,20 @@ def _beside(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     for section, key in (*_FILES, *_FOLDERS):
         inside = settings.get(section)
         value = inside.get(key) if isinstance(inside, Mapping) else None
-        if not isinstance(value, str):
-            continue
-        path, colon, column = value.partition(":")  # a column of a file of ratings may follow
-        there = folder / path
-        # A folder needs a slash in its name: "w2s-weak" is a built-in model, whatever lies beside the study.
-        exists = "/" in path and is_folder(there) if section == "models" else is_file(there)
-        if path.startswith(".") or (exists and not Path(path).is_absolute()):
-            changed = merge(changed, {section: {key: f"{there.resolve()}{colon}{column}"}})
+        if isinstance(value, str):
+            changed = merge(changed, {section: {key: _from(folder, value, model=section == "models")}})
+        elif isinstance(value, Sequence):
+            paths = [_from(folder, one, model=True) if isinstance(one, str) else one for one in value]
+            changed = merge(changed, {section: {key: paths}})
     return changed
+
+
+def _from(folder: Path, value: str, *, model: bool) -> str:
+    """A path as it is meant from ``folder``."""
+    path, colon, column = value.partition(":")  # a column of a file of ratings may follow
+    there = folder / path
+    # A folder needs a slash in its name: "w2s-weak" is a built-in model, whatever lies beside the study.
+    exists = "/" in path and is_folder(there) if model else is_file(there)
+    if path.startswith(".") or (exists and not Path(path).is_absolute()):
+        return f"{there.resolve()}{colon}{column}"
+    return value

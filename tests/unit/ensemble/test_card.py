@@ -70,6 +70,14 @@ def test_the_hub_reads_the_metadata(tokenizer: Any) -> None:
     assert {one["type"]: one["value"] for one in result["metrics"]} == {"exact_match": 0.726, "nll": 0.5}
 
 
+def test_the_card_tells_the_form_of_boosting_and_every_base(tokenizer: Any) -> None:
+    plain = " ".join(render_card(facts(tokenizer), STORY).split())
+    assert "2 weak experts, fine-tuned from `owner/base` with AdaBoost at the level of tokens" in plain
+    changes = {"rule": "additive", "more_bases": ["w2s-weak-5", "other|base"]}
+    both = " ".join(render_card(facts(tokenizer, **changes), STORY).split())
+    assert "from `owner/base`, `w2s-weak-5` and `other\\|base` in turn, by additive boosting at the level" in both
+
+
 def test_scores_stand_with_their_intervals(tokenizer: Any) -> None:
     text = render_card(facts(tokenizer), STORY)
     assert "| test ID (easy) | exact match | 72.6 % [69.9, 75.2] | 1000 | 10.0 % |" in text

@@ -87,11 +87,13 @@ def test_an_empty_grid_and_an_unknown_study_are_refused(tmp_path: Path) -> None:
 
 def test_paths_are_meant_from_the_studys_folder(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
-    text = "base: tiny\nset: {data.source: ./rows.jsonl, models.weak: ./models/weak}\ngrid: {seed: [0]}\n"
+    text = "base: tiny\nset: {data.source: ./rows.jsonl, models.weak: ./models/weak, "
+    text += "models.more_weak: [w2s-strong, ./models/other]}\ngrid: {seed: [0]}\n"
     (cell,) = load_study(written(tmp_path, text)).cells
     assert cell.config.data.source == str(tmp_path / "rows.jsonl")
     assert cell.config.models.weak == str(tmp_path / "models" / "weak")
     assert cell.config.models.strong == "w2s-strong"
+    assert cell.config.models.more_weak == ("w2s-strong", str(tmp_path / "models" / "other"))
 
 
 def run(seed: int, shift: float = 0.0) -> dict[str, Any]:
