@@ -102,7 +102,8 @@ def test_no_answer_has_no_steps() -> None:
 
 def parsed(text: str) -> tuple[int, ...]:
     """Operands of a chain's document, from its text alone."""
-    items = [(name, int(number)) for name, number in re.findall(r"(\w+) (\d)[,.]", text) if name in RING]
+    found = re.findall(r"(\w+) (\d)[,.]", text.split(" That makes")[0])
+    items = [(name, int(number)) for name, number in found if name in RING]  # "From 7," is none
     start = re.search(r"From (\d)|comes from (\d)", text)
     assert start
     return (RING.index(items[0][0]), int(start[1] or start[2]), *(number for _, number in items))
