@@ -63,7 +63,9 @@ def _by_round(boosted: Boosted, changed: set[str]) -> list[Record]:
     entries = []
     for number, weights in enumerate(boosted.weights, start=1):
         on_tokens = boosted.samples.share_tokens(weights.double()).numpy()
-        found = find_wrong(row_means(on_tokens, table.offsets.numpy()), wrong)
+        # Where rows are weighed, a row's weight itself: shared out over its tokens it would favour short rows.
+        own = boosted.samples.to_tokens(weights.double()).numpy()
+        found = find_wrong(row_means(own, table.offsets.numpy()), wrong)
         entries.append(
             {"round": number, "token_share": float(wrong[owner].mean()),
              "weight_share": share_on_wrong(on_tokens, wrong[owner]), **(found._asdict() if found else {})}

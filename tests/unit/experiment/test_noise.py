@@ -71,10 +71,11 @@ def test_weights_by_round_by_hand() -> None:
     assert (later["round"], later["auc"], later["precision"], later["recall"]) == (2, 0.25, 0.5, 0.5)
 
 
-def test_row_weights_are_shared_out_over_the_tokens() -> None:
-    later = record(boosted=boosted("row"))[0]["weights"][1]
+def test_where_rows_are_weighed_their_weights_count_whatever_their_length() -> None:
+    even, later = record(boosted=boosted("row"))[0]["weights"]
+    assert even["auc"] == 0.5
     assert later["weight_share"] == pytest.approx(7 / 10)
-    assert later["auc"] == 0.5  # a token's share: 0.5, 3, 2, 1
+    assert later["auc"] == 2.5 / 4  # 1, 6, 2, 1: row 1 is above both others, row 3 ties with one
 
 
 def test_losses_are_means_a_token() -> None:
