@@ -78,6 +78,7 @@ def test_every_step_of_a_right_answer_follows() -> None:
         ("Bapel 3, 7+3=0", "Bapel 3, 0+3=3", "order"),
         ("Bapel 3, 7+3=0", "Barus 4, 0+4=5", "sum"),
         ("Bapel 3, 7+3=0", "Barus 4, 0+5=5", "sum"),
+        ("Bapel 3, 7+3=0", "Barus 4, 0+5=4", "sum"),  # another number than the item says
         ("Bapel 3, 7+3=0", "Barus 4, 0+4", "form"),
         ("Bapel 3, 7+3", "Barus 4, 0+4=4", "form"),  # nothing to go on from
         ("Tom 3, 7+3=0", "Barus 4, 0+4=4", "form"),
