@@ -34,7 +34,7 @@ from ensemw2s.seeds import derive_seed
 
 _PASSAGE = {
     "data": {"source": "sciq", "difficulty": "context-words"},
-    "split": {"threshold": 50, "weak_train": 500, "validation": 200, "pool": 50, "test_id": 50, "test_ood": 50},
+    "split": {"threshold": 60, "weak_train": 1200, "validation": 250, "pool": 50, "test_id": 50, "test_ood": 50},
     "format": {"max_length": 256},
 }
 _YES_NO = merge(
@@ -67,29 +67,25 @@ class Trial:
     epochs: float = 0.0
     learning_rate: float = 1e-3
     rows: int | None = None
-    lora: bool = False
 
     @property
     def title(self) -> str:
         """The line's name."""
         how = f"{self.epochs:g} epochs at {self.learning_rate:g}" if self.epochs else "as pretrained"
         rows = f" of {self.rows}" if self.rows else ""
-        return f"{self.task}: {self.model.removeprefix('tinystories-')}, {how}{rows}{', LoRA' if self.lora else ''}"
+        return f"{self.task}: {self.model.removeprefix('tinystories-')}, {how}{rows}"
 
 
 TRIALS = (
     Trial("sciq, options", LLAMA),
-    Trial("sciq, options", LLAMA, 4, 5e-4),
-    Trial("sciq, yes/no", LLAMA, 4, 1e-3),
-    Trial("sciq, yes/no, classifier", LLAMA, 4, 1e-3),
+    Trial("sciq, options", LLAMA, 3, 1e-3, 400),
+    Trial("sciq, options", LLAMA, 3, 1e-3),
+    Trial("sciq, options", SMALL, 2, 5e-4),
+    Trial("sciq, options", LARGE, 1, 5e-4),
+    Trial("sciq, yes/no", LLAMA, 3, 1e-3),
+    Trial("sciq, yes/no, classifier", LLAMA, 3, 1e-3),
     Trial("arc, options", LLAMA, 2, 1e-3),
     Trial("quartz, options", LLAMA, 3, 1e-3),
-    Trial("sciq, options", LARGE),
-    Trial("sciq, options", LARGE, 2, 5e-4),
-    Trial("sciq, options", SMALL, 2, 5e-4),
-    Trial("arc, options", LARGE, 1, 5e-4),
-    Trial("sciq, yes/no", SMALL, 3, 5e-4),
-    Trial("quartz, options", SMALL, 1, 5e-4),
 )
 
 
@@ -107,8 +103,6 @@ def configured(trial: Trial, shared: Path, seed: int) -> Config:
     )
     if trial.rows:
         settings = merge(settings, {"split": {"weak_train": trial.rows}})
-    if trial.lora:
-        settings = merge(settings, {"models": {"weak_tuning": "lora"}, "lora": {"r": 8, "alpha": 16}})
     return build_config(settings)
 
 
