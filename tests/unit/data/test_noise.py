@@ -104,6 +104,12 @@ def test_adversarial_is_the_nearest_answer_of_like_rows() -> None:
     assert made["f"] in ("1 2 3", "1 2 4")  # alone in its family: those of all rows, ties by hash
 
 
+def test_ties_in_the_distance_are_drawn_whatever_the_length() -> None:
+    rows = [Row("a", "?", "aa"), Row("b", "?", "ab"), Row("c", "?", "aaa"), Row("d", "?", "bbbb")]
+    taken = {wrong_labels(rows, NoiseSettings(0.99, "adversarial"), seed).rows[0].answer for seed in range(20)}
+    assert taken == {"ab", "aaa"}
+
+
 def test_uniform_keeps_to_the_family() -> None:
     rows = [Row(f"{f}{i}", "?", f"{f}{i}", raw={"family": f}) for f in "xyz" for i in range(20)]
     made, right = wrong_labels(rows, NoiseSettings(0.9), 0)
