@@ -57,7 +57,7 @@ def dots(figure: Figure, pyplot: Any) -> Any:
         for place, who in enumerate(rows):
             values = each(who, split, "exact_match") or []
             found = seed_interval(values)
-            colour = "#b45309" if who.system.startswith("student") else "#1d4ed8"
+            colour = _colour(who.system)
             axis.plot([100 * v for v in values], [place] * len(values), "|", color=colour, alpha=0.45, markersize=7)
             axis.plot([100 * found.low, 100 * found.high], [place, place], color=colour, linewidth=2)
             axis.plot(100 * found.value, place, "o", color=colour, markersize=5)
@@ -68,6 +68,13 @@ def dots(figure: Figure, pyplot: Any) -> Any:
     axes[0].invert_yaxis()
     canvas.tight_layout()
     return canvas
+
+
+def _colour(system: str) -> str:
+    """Of the weak side, of students, of strong models without a teacher."""
+    if system in ("strong_on_easy", "ceiling", "few_shot"):
+        return "#475569"
+    return "#b45309" if system.startswith("student") else "#1d4ed8"
 
 
 def curves(figure: Figure, pyplot: Any) -> Any:

@@ -187,17 +187,35 @@ def by_round(seeds: Sequence[Sequence[float]], scale: float, digits: int) -> str
 
 
 def published_table(table: Table) -> Iterator[str]:
-    """``rows`` are (what, what is published, measured on, ((setting, a, b), ...)): a - b in points beside theirs."""
+    """``rows`` are (what, what is published, measured on, ((setting, shift, a, b), ...)): a - b in points beside theirs.
+
+    Without a shift both tests are in distribution, and a seed's score is their mean.
+    """
     yield from head(
         ["what", "published, up to", "measured there on", "here", *(f"{side}, points" for side in table.sides)]
     )
     for what, theirs, where, pairs in table.rows:
-        for place, (setting, a, b) in enumerate(pairs):
-            gaps = []
-            for split in SPLITS:
-                test = paired_over_seeds(each(a, split, "exact_match") or [], each(b, split, "exact_match") or [])
-                gaps.append(f"{100 * test.value:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]")
-            yield line([*((what, theirs, where) if place == 0 else ("", "", "")), setting, *gaps])
+        for place, (setting, shift, a, b) in enumerate(pairs):
+            found = [[each(who, split, "exact_match") or [] for who in (a, b)] for split in SPLITS]
+            if not shift:
+                found = [[[sum(two) / 2 for two in zip(*tests, strict=True)] for tests in zip(*found, strict=True)]]
+            gaps = [paired_over_seeds(*pair) for pair in found]
+            cells = [f"{100 * t.value:+.1f} [{100 * t.low:+.1f}, {100 * t.high:+.1f}]" for t in gaps]
+            yield line(
+                [
+                    *((what, theirs, where) if place == 0 else ("", "", "")),
+                    setting,
+                    *(cells if shift else [*cells, NONE]),
+                ]
+            )
+
+
+def told(a: Who, b: Who | None, split: str, digits: int = 0) -> str:
+    """A number within the text: the mean exact match of a in %, or how far a and b are apart in points, unsigned."""
+    ours = each(a, split, "exact_match") or []
+    theirs = each(b, split, "exact_match") or [] if b is not None else [0.0] * len(ours)
+    gap = sum(x - y for x, y in zip(ours, theirs, strict=True)) / len(ours)
+    return f"{abs(100 * gap):.{digits}f}"
 
 
 #: kind -> table -> its lines

@@ -4,7 +4,7 @@
     python benchmarks/results_page.py render           # the page's tables and figures anew
     python benchmarks/results_page.py check            # exit 1 where the page is not what render would write
 
-A kept study holds the score of every system for every seed; means, intervals, tests and PGR are computed here, by the
+Numbers in the page's text stand between marks of their own and are filled too. A kept study holds the score of every system for every seed; means, intervals, tests and PGR are computed here, by the
 package's own statistics. What is kept: ``results_store``; kinds of tables and figures: ``results_kinds``,
 ``results_figures``; which of them the page shows: ``results_tables``.
 """
@@ -19,21 +19,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where this file is imported
 
 from results_figures import draw
-from results_kinds import MAKERS
+from results_kinds import MAKERS, told
 from results_store import HERE, keep
-from results_tables import FIGURES, TABLES
+from results_tables import FIGURES, TABLES, VALUES
 
 PAGE = HERE.parent / "docs" / "results.md"
 IMAGES = HERE.parent / "docs" / "images"
 
 
 def rendered(text: str) -> str:
-    """The page with every ``<!-- table NAME -->`` block filled anew.
+    """The page with every ``<!-- table NAME -->`` block and every ``<!-- value NAME -->`` in its text filled anew.
 
     Raises:
-        SystemExit: a block that names no table, or a table that has no block.
+        SystemExit: a block that names no table or value, or a table or value that has no block.
     """
     seen = set()
+
+    def tell(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in VALUES:
+            raise SystemExit(f"{PAGE.name} has a value '{name}', and there is no such value")
+        seen.add(name)
+        return f"<!-- value {name} -->{told(*VALUES[name])}<!-- end -->"
 
     def fill(match: re.Match[str]) -> str:
         name = match[1]
@@ -44,7 +51,8 @@ def rendered(text: str) -> str:
         return f"<!-- table {name} -->\n\n{lines}\n\n<!-- end -->"
 
     page = re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
-    if missing := set(TABLES) - seen:
+    page = re.sub(r"<!-- value ([\w-]+) -->.*?<!-- end -->", tell, page, flags=re.DOTALL)
+    if missing := {*TABLES, *VALUES} - seen:
         raise SystemExit(f"{PAGE.name} has no block for {', '.join(sorted(missing))}")
     return page
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from results_figures import Figure
-from results_kinds import Table
+from results_kinds import NONE, Table
 from results_store import Who
 
 
@@ -50,6 +50,88 @@ _RULES = [Who(rule, "rules", "ensemble", rule) for rule in ("mean", "product", "
 _TEN = [WEAK, TOTAL, UNIFORM, BAGGING, SNAPSHOT, PAPER, SHRUNK, ADDITIVE, OF_WEAK, OF_UNIFORM, OF_PAPER, OF_SHRUNK,
         OF_ADDITIVE, ON_EASY, CEILING]  # fmt: skip
 
+
+_COUNTS, _SIZES = (1, 2, 4, 8, 16), (75, 300, 600, 1200)
+#: label -> (system, group) of the studies with one group for each form of boosting
+_FORMS = {
+    "weak expert": ("weak", "shrunk"), "uniform ensemble": ("uniform", "shrunk"), "bagging": ("bagging", "shrunk"),
+    "AdaBoost, ν = 0.3": ("ensemble", "shrunk"), "additive, ν = 0.1": ("ensemble", "additive"),
+    "student of weak": ("student_from_weak", "additive"), "student of uniform": ("student_from_uniform", "additive"),
+    "student of AdaBoost": ("student", "shrunk"), "student of additive": ("student", "additive"),
+    "strong on easy": ("strong_on_easy", "additive"), "ceiling": ("ceiling", "additive"),
+}  # fmt: skip
+_WEAK_SIDE = ("weak expert", "uniform ensemble", "AdaBoost, ν = 0.3", "additive, ν = 0.1")
+_STRONG_SIDE = ("student of weak", "student of additive", "strong on easy", "ceiling")
+
+
+def of_form(study: str, label: str, where: str = "", shown: str = "") -> Who:
+    """A system of a study with forms of boosting; ``where`` is the label of its other axis."""
+    system, form = _FORMS[label]
+    return Who(shown or label, study, system, "/".join(filter(None, (where, form))))
+
+
+def every(study: str, labels: tuple[str, ...], where: str = "") -> tuple[Who, ...]:
+    """Several systems of it."""
+    return tuple(of_form(study, label, where) for label in labels)
+
+
+def pairs_of(study: str, names: tuple[tuple[str, str], ...], where: str = "") -> tuple[tuple[Who, Who], ...]:
+    """Systems to compare."""
+    return tuple((of_form(study, a, where), of_form(study, b, where)) for a, b in names)
+
+
+_GAINS = (
+    ("additive, ν = 0.1", "weak expert"), ("additive, ν = 0.1", "uniform ensemble"), ("AdaBoost, ν = 0.3", "weak expert"),
+    ("AdaBoost, ν = 0.3", "uniform ensemble"), ("student of additive", "student of weak"),
+    ("student of additive", "strong on easy"), ("student of additive", "ceiling"),
+)  # fmt: skip
+_ALONG_EXPERTS = ("uniform ensemble", "bagging", "AdaBoost, ν = 0.3", "additive, ν = 0.1")
+_ALONG_LABELS = (*_WEAK_SIDE, "student of weak", "student of additive", "strong on easy")
+
+
+def experts(label: str, count: int) -> Who:
+    """Of the study ``experts``: so many of them."""
+    return of_form("experts", label, str(count), f"{label}, {count} experts")
+
+
+def models(label: str, system: str, pair: str) -> Who:
+    """Of the study ``pairs``."""
+    return Who(label, "pairs", system, pair)
+
+
+_PAIR_SYSTEMS = (
+    ("weak expert", "weak"), ("uniform ensemble", "uniform"), ("additive, ν = 0.1", "ensemble"),
+    ("student of weak", "student_from_weak"), ("student of additive", "student"), ("strong on easy", "strong_on_easy"),
+    ("ceiling", "ceiling"),
+)  # fmt: skip
+_WAYS = ("to-facts", "to-words")
+_BETWEEN = ("labelled families, easy", "other families, hard")
+_RANDOM = ("first test", "second test")
+
+
+def both_splits(a: str, b: str, hard: tuple[Who, Who]) -> tuple[tuple[str, bool, Who, Who], ...]:
+    """The same difference with a random split and from easy to hard."""
+    return (
+        ("random split", False, of_form("random", a), of_form("random", b)),
+        ("easy to hard", True, *hard),
+    )
+
+
+_PUBLISHED = (
+    ("experts: boosted (AdaBoost) − one expert", "+4 % in, +6 % out of distribution", "ARC and QuaRTz, Pythia and Qwen pairs",
+     both_splits("AdaBoost, ν = 0.3", "weak expert", (SHRUNK, WEAK))),
+    ("experts: additive − one expert", NONE, NONE, both_splits("additive, ν = 0.1", "weak expert", (ADDITIVE, WEAK))),
+    ("experts: AdaBoost − the best rival at equal compute (uniform seeds)", "+14 % over baselines, +5 % binary and +4 % generative on average (first version)",
+     "SciQ and others, GPT-2, Pythia and Qwen pairs", both_splits("AdaBoost, ν = 0.3", "uniform ensemble", (SHRUNK, UNIFORM))),
+    ("experts: additive − uniform seeds", NONE, NONE, both_splits("additive, ν = 0.1", "uniform ensemble", (ADDITIVE, UNIFORM))),
+    ("students: of AdaBoost − of one expert", "+3.2 % in, +2.28 % out of distribution", "ARC and QuaRTz, Pythia and Qwen pairs",
+     both_splits("student of AdaBoost", "student of weak", (OF_SHRUNK, OF_WEAK))),
+    ("students: of additive − of one expert", NONE, NONE, both_splits("student of additive", "student of weak", (OF_ADDITIVE, OF_WEAK))),
+    ("student of AdaBoost − ceiling", "equal in several cases (first version)", "not told which here",
+     both_splits("student of AdaBoost", "ceiling", (OF_SHRUNK, CEILING))),
+    ("student of additive − ceiling", NONE, NONE, both_splits("student of additive", "ceiling", (OF_ADDITIVE, CEILING))),
+)  # fmt: skip
+
 TABLES = {
     "claims": Table("scores", tuple(_CLAIMS)),
     "boosting": Table("scores", tuple(_TEN)),
@@ -72,9 +154,90 @@ TABLES = {
     "families": Table("families", (WEAK, UNIFORM, SHRUNK, ADDITIVE, OF_ADDITIVE, CEILING)),
     "rounds": Table("rounds", (PAPER, SHRUNK, ADDITIVE, UNIFORM)),
     "rules": Table("scores", tuple(_RULES)),
+    "experts": Table("sizes", tuple((str(n), every("experts", _ALONG_EXPERTS, str(n))) for n in _COUNTS), first="experts"),
+    "experts-differences": Table(
+        "differences",
+        (
+            *((experts("additive, ν = 0.1", 16), experts(*rival)) for rival in (("additive, ν = 0.1", 4), ("uniform ensemble", 16))),
+            *((experts("AdaBoost, ν = 0.3", 16), experts(*rival)) for rival in (("AdaBoost, ν = 0.3", 4), ("uniform ensemble", 16))),
+            (experts("uniform ensemble", 16), experts("uniform ensemble", 4)),
+        ),
+    ),
+    "labels": Table("sizes", tuple((f"{n:,}", every("labels", _ALONG_LABELS, str(n))) for n in _SIZES), first="labelled rows"),
+    "labels-differences": Table(
+        "differences",
+        tuple(
+            (of_form("labels", a, str(n), f"{n:,} rows: {a}"), of_form("labels", b, str(n)))
+            for a, b in (_GAINS[1], _GAINS[3], _GAINS[4])
+            for n in _SIZES
+        ),
+    ),
+    "random": Table("scores", every("random", tuple(x for x in _FORMS if x != "student of uniform")), sides=_RANDOM),
+    "random-differences": Table("differences", pairs_of("random", _GAINS), sides=_RANDOM),
+    **{f"transfer-{way}": Table("scores", every("transfer", (*_WEAK_SIDE, *_STRONG_SIDE), way), sides=_BETWEEN) for way in _WAYS},
+    "transfer-differences": Table(
+        "differences",
+        tuple(
+            (of_form("transfer", a, way, f"{way.replace('-', ' ')}: {a}"), of_form("transfer", b, way))
+            for way in _WAYS
+            for a, b in (_GAINS[0], _GAINS[1], _GAINS[3], ("student of additive", "additive, ν = 0.1"), *_GAINS[4:])
+        ),
+        sides=_BETWEEN,
+    ),
+    "unseen": Table("scores", every("families", (*_WEAK_SIDE, "student of uniform", *_STRONG_SIDE))),
+    "unseen-differences": Table("differences", pairs_of("families", _GAINS)),
+    "unseen-families": Table("families", every("families", (*_WEAK_SIDE, *_STRONG_SIDE))),
+    "pairs-weak-large": Table("scores", tuple(models(*one, "weak-large") for one in _PAIR_SYSTEMS)),
+    "pairs-strong-large": Table("scores", tuple(models(*one, "strong-large") for one in _PAIR_SYSTEMS)),
+    "published": Table("published", _PUBLISHED, sides=("in distribution", "out of distribution")),
+    "ceilings": Table("power", ((of_form("random", "student of additive"), of_form("random", "ceiling")), (OF_ADDITIVE, CEILING))),
 }  # fmt: skip
 
 FIGURES = {
     "results-boosting": Figure("dots", tuple(_TEN)),
+    "results-experts": Figure(
+        "curves",
+        tuple((label, tuple((n, of_form("experts", label, str(n))) for n in _COUNTS)) for label in _ALONG_EXPERTS),
+        x="experts",
+        logarithmic=True,
+    ),
+    "results-experts-nats": Figure(
+        "curves",
+        tuple((label, tuple((n, of_form("experts", label, str(n))) for n in _COUNTS)) for label in _ALONG_EXPERTS),
+        x="experts",
+        logarithmic=True,
+        metric="nll",
+    ),
+    "results-labels": Figure(
+        "curves",
+        tuple((label, tuple((n, of_form("labels", label, str(n))) for n in _SIZES)) for label in _ALONG_LABELS),
+        x="labelled rows",
+        logarithmic=True,
+    ),
+    "results-random": Figure(
+        "dots", every("random", tuple(x for x in _FORMS if x != "student of uniform")), sides=_RANDOM
+    ),
     "results-levels": Figure("levels", (WEAK, UNIFORM, SHRUNK, ADDITIVE, OF_ADDITIVE, ON_EASY, CEILING)),
 }
+
+#: name -> (a, b or None, test, digits) of the numbers in the page's text (``results_kinds.told``)
+VALUES: dict[str, tuple[Who, Who | None, str, int]] = {
+    "additive-over-weak": (ADDITIVE, WEAK, "test_id", 0),
+    "total-under-additive": (ADDITIVE, TOTAL, "test_ood", 0),
+    "student-under-ceiling": (OF_ADDITIVE, CEILING, "test_ood", 0),
+}
+
+# TEMP
+from results_store import KEPT as _K  # noqa: E402
+
+
+def _have(thing) -> bool:  # type: ignore
+    if isinstance(thing, Who):
+        return (_K / f"{thing.study}.json").exists()
+    if isinstance(thing, (tuple, list)):
+        return all(map(_have, thing))
+    return True
+
+
+TABLES = {n: x for n, x in TABLES.items() if _have(x.rows)}
+FIGURES = {n: x for n, x in FIGURES.items() if _have(x.rows)}
