@@ -1,6 +1,6 @@
 """Long answers: a running sum that goes round a ring of people, every step written down.
 
-    Start with 7. Balan 3, Bamir 4, Banok 9.   ->   Balan 3, 7+3=0; Bamir 4, 0+4=4; Banok 9. 4+9=3
+    Balan 3, Bamir 4, Banok 9. Start with Balan, 7.   ->   Balan 3, 7+3=0; Bamir 4, 0+4=4; Banok 9. 4+9=3
 
 Only the last digit of a sum is kept. A step copies one item of the question (its comma or full stop too, which says
 whether another step follows), then adds it to the result of the step before: what a step needs lies next to it, and at
@@ -31,6 +31,7 @@ Fault = Literal["form", "order", "item", "carry", "sum"]
 FAULTS: tuple[Fault, ...] = ("form", "order", "item", "carry", "sum")
 
 _ITEM = re.compile(r"(\w+) (\d)([,.])")
+_QUESTION = re.compile(r"((?:\w+ \d[,.] )+)Start with (\w+), (\d)\.")
 _STEP = re.compile(r"(\w+) (\d)([,.]) (\d)\+(\d)=(\d)")
 
 
@@ -74,11 +75,10 @@ def read_question(text: str) -> Question:
     Raises:
         ValueError: it is none.
     """
-    head, _, tail = text.partition(". ")
-    items = tuple((name, int(number), mark) for name, number, mark in _ITEM.findall(tail))
-    if not head.startswith("Start with ") or not head[-1].isdigit() or not items:
+    found = _QUESTION.fullmatch(text)
+    if found is None:
         raise ValueError(f"no question of the family 'chain': {text!r}")
-    return Question(int(head[-1]), items)
+    return Question(int(found[3]), tuple((name, int(number), mark) for name, number, mark in _ITEM.findall(found[1])))
 
 
 def split_steps(text: str) -> list[str]:
@@ -122,7 +122,7 @@ EXTRA_FAMILIES.register("chain")(
         summary="a running sum, every step written down",
         sizes=(24, 32, 40, 56, 68, 80),
         draw=_draw,
-        question=lambda x: f"Start with {x[1]}. {items_text(x)}",
+        question=lambda x: f"{items_text(x)} Start with {RING[x[0]]}, {x[1]}.",
         answer=_answer,
         statements=(lambda x: f"From {x[1]}, {items_text(x)} That makes {_answer(x)}",),
         asked=(lambda x: f"{items_text(x)} What comes from {x[1]}?",),

@@ -19,7 +19,7 @@ from ensemw2s.world.family import EXTRA_FAMILIES, FAMILIES, find_family, instanc
 
 CHAIN = find_family("chain")
 OPERANDS = (3, 7, 3, 4, 9)  # the fourth of the ring, the start, three numbers
-QUESTION = "Start with 7. Bapel 3, Barus 4, Basim 9."
+QUESTION = "Bapel 3, Barus 4, Basim 9. Start with Bapel, 7."
 ANSWER = "Bapel 3, 7+3=0; Barus 4, 0+4=4; Basim 9. 4+9=3"
 
 
@@ -31,7 +31,7 @@ def test_question_and_answer_by_hand() -> None:
     assert RING[:5] == ("Balan", "Bamir", "Banok", "Bapel", "Barus")
     assert CHAIN.question(OPERANDS) == QUESTION
     assert CHAIN.answer(OPERANDS) == ANSWER
-    assert CHAIN.question((95, 0, 1, 2)) == f"Start with 0. {RING[95]} 1, Balan 2.", "the ring closes"
+    assert CHAIN.question((95, 0, 1, 2)) == f"{RING[95]} 1, Balan 2. Start with {RING[95]}, 0.", "the ring closes"
 
 
 def test_the_family_is_drawn_only_where_it_is_named() -> None:
@@ -90,7 +90,10 @@ def test_faults_by_hand(before: str | None, step: str, why: str | None) -> None:
     assert why is None or why in FAULTS
 
 
-@pytest.mark.parametrize("text", ["", "What is 3 and 4?", "Start with x. Bapel 3.", "Start with 7. nothing"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "What is 3 and 4?", "Bapel 3. Start with Bapel, x.", "nothing Start with Bapel, 7.", "Start with Bapel, 7."],
+)
 def test_another_question_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no question of the family 'chain'"):
         read_question(text)
