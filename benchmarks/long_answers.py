@@ -1,6 +1,6 @@
 """Long answers: chains of 24 to 80 steps, hard ones above 500 answer tokens. Every rival at equal labels and experts.
 
-    python -m ensemw2s.world.lengthen w2s-weak --out FOLDER --list-tokens 700000 --chain-tokens 1400000
+    python -m ensemw2s.world.lengthen w2s-weak --out FOLDER
     python benchmarks/long_answers.py choose --weak FOLDER --keep SET      # on rows of calibration seeds, none of a test
     python benchmarks/long_answers.py study --weak FOLDER --set $(cat SET) # test rows; results/long_answers.json
     python benchmarks/long_answers.py render                               # the tables, and docs/images/results-long.svg

@@ -46,8 +46,8 @@ class Lengthening:
         seed: of the text.
     """
 
-    list_tokens: int = 1_200_000
-    chain_tokens: int = 4_000_000
+    list_tokens: int = 500_000
+    chain_tokens: int = 2_200_000
     growth: float = 0.5
     batch_tokens: int = 1024
     muon_rate: float = 0.02
