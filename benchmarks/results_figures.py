@@ -21,7 +21,8 @@ class Figure(NamedTuple):
     Attributes:
         kind: a key of ``DRAWERS``; what ``rows`` hold is told there.
         rows: what it shows.
-        sides: how the page calls the two tests.
+        sides: how the page calls the tests.
+        tests: which they are.
         x: label of the horizontal axis, where there is one.
         logarithmic: whether its steps are factors.
         metric: which score; exact match in %, others as they are.
@@ -29,7 +30,8 @@ class Figure(NamedTuple):
 
     kind: str
     rows: tuple[Any, ...]
-    sides: tuple[str, str] = ("easy questions", "hard questions")
+    sides: tuple[str, ...] = ("easy questions", "hard questions")
+    tests: tuple[str, ...] = SPLITS
     x: str = ""
     logarithmic: bool = False
     metric: str = "exact_match"
@@ -52,10 +54,12 @@ def draw(name: str, figure: Figure, path: Path) -> None:
 def dots(figure: Figure, pyplot: Any) -> Any:
     """``rows`` are systems: means with t intervals over seeds, and every seed as a dash; a panel a side."""
     rows: Sequence[Who] = figure.rows
-    canvas, axes = pyplot.subplots(1, 2, figsize=(7.2, 0.34 * len(rows) + 0.9), sharey=True)
-    for axis, split, title in zip(axes, SPLITS, figure.sides, strict=True):
+    size = (7.2, 0.34 * len(rows) + 0.9)
+    canvas, grid = pyplot.subplots(1, len(figure.tests), figsize=size, sharey=True, squeeze=False)
+    axes = grid[0]
+    for axis, test, title in zip(axes, figure.tests, figure.sides, strict=True):
         for place, who in enumerate(rows):
-            values = each(who, split, "exact_match") or []
+            values = each(who, test, "exact_match") or []
             found = seed_interval(values)
             colour = _colour(who.system)
             axis.plot([100 * v for v in values], [place] * len(values), "|", color=colour, alpha=0.45, markersize=7)

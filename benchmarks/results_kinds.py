@@ -20,13 +20,15 @@ class Table(NamedTuple):
     Attributes:
         kind: a key of ``MAKERS``; what ``rows`` hold is told there.
         rows: what it shows.
-        sides: how the page calls the two tests.
+        sides: how the page calls the tests.
+        tests: which they are.
         first: heading of the first column, where a kind leaves it open.
     """
 
     kind: str
     rows: tuple[Any, ...]
-    sides: tuple[str, str] = ("easy", "hard")
+    sides: tuple[str, ...] = ("easy", "hard")
+    tests: tuple[str, ...] = SPLITS
     first: str = "system"
 
 
@@ -61,22 +63,24 @@ def chance(p: float) -> str:
 
 
 def scores_table(table: Table) -> Iterator[str]:
-    """``rows`` are systems: accuracy on both sides, and on the second nats a token, calibration error and PGR."""
-    one, two = table.sides
-    yield from head([table.first, f"{one}, exact match %", f"{two}, exact match %", f"{two}, nats a token",
-                     f"{two}, calibration error", f"PGR {two}, %"])  # fmt: skip
+    """``rows`` are systems: accuracy on every test, and on the last one nats a token, calibration error and PGR."""
+    last, side = table.tests[-1], table.sides[-1]
+    yield from head([table.first, *(f"{name}, exact match %" for name in table.sides), f"{side}, nats a token",
+                     f"{side}, calibration error", f"PGR {side}, %"])  # fmt: skip
     for who in table.rows:
-        right = [percent(each(who, split, "exact_match")) for split in SPLITS]
-        nll, ece = each(who, "test_ood", "nll"), each(who, "test_ood", "ece")
-        yield line([who.label, *right, percent(nll, 1, 3), percent(ece, 1, 3), recovered(who)])
+        right = [percent(each(who, test, "exact_match")) for test in table.tests]
+        nll, ece = each(who, last, "nll"), each(who, last, "ece")
+        yield line([who.label, *right, percent(nll, 1, 3), percent(ece, 1, 3), recovered(who, last)])
 
 
-def recovered(who: Who) -> str:
-    """PGR of students and controls on the hard side; a dash for others."""
+def recovered(who: Who, test: str) -> str:
+    """PGR of students and controls on a test; a dash for others."""
     scores = group_of(who.study, who.group)["scores"]
     if not (who.system.startswith("student") or who.system == "strong_on_easy") or "ceiling" not in scores:
         return NONE
-    weak, own, top = (scores[name]["test_ood"]["exact_match"] for name in ("weak", who.system, "ceiling"))
+    weak, own, top = (each(who._replace(system=name), test, "exact_match") for name in ("weak", who.system, "ceiling"))
+    if weak is None or own is None or top is None:
+        return NONE
     found = pgr_over_seeds(weak, own, top)
     if found.value is None or found.low is None or found.high is None:
         return "withheld"
@@ -85,39 +89,42 @@ def recovered(who: Who) -> str:
 
 def differences_table(table: Table) -> Iterator[str]:
     """``rows`` are pairs (a, b), a - b paired over seeds; p after Holm's correction over all tests of the table."""
+    kinds = [(metric, test) for metric in ("exact_match", "nll") for test in table.tests]
     tests = {}
     for a, b in table.rows:
-        for split in SPLITS:
-            for metric in ("exact_match", "nll"):
-                pair = each(a, split, metric), each(b, split, metric)
-                if pair[0] is not None and pair[1] is not None:
-                    tests[a, b, split, metric] = paired_over_seeds(*pair)
-    corrected = holm({key: test.p for key, test in tests.items()})
-    one, two = table.sides
-    yield from head(
-        ["difference", f"{one}, points", "p", f"{two}, points", "p", f"{one}, nats", "p", f"{two}, nats", "p"]
-    )
+        for metric, test in kinds:
+            pair = each(a, test, metric), each(b, test, metric)
+            if pair[0] is not None and pair[1] is not None:
+                tests[a, b, metric, test] = paired_over_seeds(*pair)
+    corrected = holm({key: found.p for key, found in tests.items()})
+    names = [f"{side}, {unit}" for unit in ("points", "nats") for side in table.sides]
+    yield from head(["difference", *(cell for name in names for cell in (name, "p"))])
     for a, b in table.rows:
         cells = [f"{a.label} − {b.label}"]
-        for metric, scale, digits in (("exact_match", 100, 1), ("nll", 1, 3)):
-            for split in SPLITS:
-                test = tests.get((a, b, split, metric))
-                if test is None:
-                    cells += [NONE, NONE]
-                    continue
-                low, high = scale * test.low, scale * test.high
-                text = f"{scale * test.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-                p = corrected[a, b, split, metric]
-                cells += [f"**{text}**" if p < 0.05 else text, chance(p)]
+        for metric, test in kinds:
+            found = tests.get((a, b, metric, test))
+            if found is None:
+                cells += [NONE, NONE]
+                continue
+            text = gap(found, metric)
+            p = corrected[a, b, metric, test]
+            cells += [f"**{text}**" if p < 0.05 else text, chance(p)]
         yield line(cells)
+
+
+def gap(found: Any, metric: str = "exact_match") -> str:
+    """A difference with its interval, in points or nats."""
+    scale, digits = (100, 1) if metric == "exact_match" else (1, 3)
+    low, high = scale * found.low, scale * found.high
+    return f"{scale * found.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def power_table(table: Table) -> Iterator[str]:
     """``rows`` are pairs: what difference these seeds would have found in four of five studies; are they as good?"""
     yield from head(["pair", "side", "found with 80 %", "within 2 points?"])
     for a, b in table.rows:
-        for split, side in zip(SPLITS, table.sides, strict=True):
-            x, y = each(a, split, "exact_match"), each(b, split, "exact_match")
+        for test, side in zip(table.tests, table.sides, strict=True):
+            x, y = each(a, test, "exact_match"), each(b, test, "exact_match")
             if x is None or y is None:
                 raise SystemExit(f"{a.label} and {b.label}: no exact match to compare")
             gaps = [p - q for p, q in zip(x, y, strict=True)]
@@ -187,27 +194,19 @@ def by_round(seeds: Sequence[Sequence[float]], scale: float, digits: int) -> str
 
 
 def published_table(table: Table) -> Iterator[str]:
-    """``rows`` are (what, what is published, measured on, ((setting, shift, a, b), ...)): a - b in points beside theirs.
+    """``rows`` are (what, what is published, measured on, ((setting, tests, a, b), ...)): a - b in points beside theirs.
 
-    Without a shift both tests are in distribution, and a seed's score is their mean.
+    Without a shift ``tests`` is ``BOTH`` alone, which is in distribution.
     """
     yield from head(
         ["what", "published, up to", "measured there on", "here", *(f"{side}, points" for side in table.sides)]
     )
     for what, theirs, where, pairs in table.rows:
-        for place, (setting, shift, a, b) in enumerate(pairs):
-            found = [[each(who, split, "exact_match") or [] for who in (a, b)] for split in SPLITS]
-            if not shift:
-                found = [[[sum(two) / 2 for two in zip(*tests, strict=True)] for tests in zip(*found, strict=True)]]
-            gaps = [paired_over_seeds(*pair) for pair in found]
-            cells = [f"{100 * t.value:+.1f} [{100 * t.low:+.1f}, {100 * t.high:+.1f}]" for t in gaps]
-            yield line(
-                [
-                    *((what, theirs, where) if place == 0 else ("", "", "")),
-                    setting,
-                    *(cells if shift else [*cells, NONE]),
-                ]
-            )
+        for place, (setting, tests, a, b) in enumerate(pairs):
+            scores = [[each(who, test, "exact_match") or [] for who in (a, b)] for test in tests]
+            cells = [gap(paired_over_seeds(*pair)) for pair in scores]
+            cells += [NONE] * (len(table.sides) - len(cells))
+            yield line([*((what, theirs, where) if place == 0 else ("", "", "")), setting, *cells])
 
 
 def told(a: Who, b: Who | None, split: str, digits: int = 0) -> str:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results" / "studies"
 SPLITS = ("test_id", "test_ood")
+#: both tests together: of studies without a shift, where they are two draws of the same kind
+BOTH = "both"
 METRICS = ("exact_match", "nll", "ece")
 _DIGITS = 6
 
@@ -158,7 +160,10 @@ def group_of(study: str, labels: str) -> dict[str, Any]:
 
 
 def each(who: Who, split: str, metric: str) -> list[float] | None:
-    """The score for every seed; None where the study has none."""
+    """The score for every seed, None where the study has none; of ``BOTH`` tests their mean, as they are of one size."""
+    if split == BOTH:
+        one, two = (each(who, test, metric) for test in SPLITS)
+        return None if one is None or two is None else [(x + y) / 2 for x, y in zip(one, two, strict=True)]
     return group_of(who.study, who.group)["scores"][who.system].get(split, {}).get(metric)
 
 

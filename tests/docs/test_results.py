@@ -201,7 +201,7 @@ def test_tables_of_a_study_that_was_made_by_hand(toy: ModuleType, kinds: ModuleT
         f"| A | {kinds.percent([0.5, 0.6, 0.7])} | {kinds.percent([0.2, 0.3, 0.4])} | {kinds.percent([0.2, 0.3, 0.4])} |",
     ]
     assert list(kinds.families_table(kinds.Table("families", (a,))))[-1] == f"| 3 | hard | 30.0 ± {half:.1f} |"
-    rows = (("gain", "+4 %", "theirs", (("alike", False, b, a), ("shifted", True, b, a))),)
+    rows = (("gain", "+4 %", "theirs", (("alike", (toy.BOTH,), b, a), ("shifted", toy.SPLITS, b, a))),)
     lines = list(kinds.published_table(kinds.Table("published", rows)))
     # Without a shift: the mean of +9, +10, +11 and of +2 on the other test.
     assert lines[2] == f"| gain | +4 % | theirs | alike | +6.0 [+{6 - spread / 2:.1f}, +{6 + spread / 2:.1f}] | – |"
