@@ -108,6 +108,10 @@ _PAIR_SYSTEMS = (
 _WAYS = ("to-facts", "to-words")
 _BETWEEN = ("labelled families, easy", "other families, hard")
 _TOGETHER = ("both tests",)
+_RANDOM = tuple(
+    who._replace(label="strong on labelled rows") if who.system == "strong_on_easy" else who
+    for who in every("random", tuple(label for label in _FORMS if label != "student of uniform"))
+)
 
 
 def both_splits(a: str, b: str, hard: tuple[Who, Who]) -> tuple[tuple[str, tuple[str, ...], Who, Who], ...]:
@@ -173,7 +177,7 @@ TABLES = {
             for n in _SIZES
         ),
     ),
-    "random": Table("scores", every("random", tuple(x for x in _FORMS if x != "student of uniform")), sides=_TOGETHER, tests=(BOTH,)),
+    "random": Table("scores", _RANDOM, sides=_TOGETHER, tests=(BOTH,)),
     "random-differences": Table("differences", pairs_of("random", _GAINS), sides=_TOGETHER, tests=(BOTH,)),
     **{f"transfer-{way}": Table("scores", every("transfer", (*_WEAK_SIDE, *_STRONG_SIDE), way), sides=_BETWEEN) for way in _WAYS},
     "transfer-differences": Table(
@@ -217,9 +221,7 @@ FIGURES = {
         x="labelled rows",
         logarithmic=True,
     ),
-    "results-random": Figure(
-        "dots", every("random", tuple(x for x in _FORMS if x != "student of uniform")), sides=_TOGETHER, tests=(BOTH,)
-    ),
+    "results-random": Figure("dots", _RANDOM, sides=_TOGETHER, tests=(BOTH,)),
     "results-levels": Figure("levels", (WEAK, UNIFORM, SHRUNK, ADDITIVE, OF_ADDITIVE, ON_EASY, CEILING)),
 }
 

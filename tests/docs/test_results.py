@@ -81,15 +81,19 @@ def test_figures_are_there_and_named(page: ModuleType) -> None:
 
 
 def test_levels_and_families_of_a_test_add_up_to_its_score(store: ModuleType) -> None:
-    """Every test row is of one level and one family, and each takes an equal share of the rows but for a few."""
+    """Every test row is of one level and one family, and each takes an equal share of the rows but for a few.
+
+    With a random split a few rows more are drawn and some left out, so shares are less equal.
+    """
     checked = 0
     for name in STUDIES:
         for group in store.read_kept(store.KEPT / f"{name}.json")["groups"]:
+            off = 0.02 if group["config"]["split"]["kind"] == "random" else 0.006
             for kind in ("bands", "families"):
                 for system, splits in group.get(kind, {}).items():
                     for split, found in splits.items():
                         shares = [sum(values) / len(values) for values in zip(*found.values(), strict=True)]
-                        assert shares == pytest.approx(group["scores"][system][split]["exact_match"], abs=0.006)
+                        assert shares == pytest.approx(group["scores"][system][split]["exact_match"], abs=off)
                         checked += 1
     assert checked > 50
 
