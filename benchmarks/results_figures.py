@@ -146,7 +146,7 @@ def _legend(canvas: Any, axis: Any, count: int) -> None:
     height = 0.075 * lines
     canvas.tight_layout(rect=(0, height, 1, 1))
     handles, labels = axis.get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="lower center", ncols=columns, frameon=False)
+    canvas.legend(handles, labels, loc="lower center", ncols=columns, frameon=False, fontsize=8, columnspacing=1.4)
 
 
 #: kind -> figure -> canvas

@@ -173,7 +173,7 @@ TABLES = {
         "differences",
         tuple(
             (of_form("labels", a, str(n), f"{n:,} rows: {a}"), of_form("labels", b, str(n)))
-            for a, b in (_GAINS[1], _GAINS[3], _GAINS[4])
+            for a, b in (_GAINS[1], _GAINS[4])
             for n in _SIZES
         ),
     ),
