@@ -1,0 +1,64 @@
+"""Runs whose experts start from several pretrained models: whole from configuration to the folder one keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from ensemw2s.api import evaluate
+from ensemw2s.errors import ConfigError
+from ensemw2s.experiment.opening import Machine
+from ensemw2s.experiment.presets import load_config
+from ensemw2s.experiment.run import execute
+from ensemw2s.experiment.sources import load_splits
+
+SMALL = [
+    "device=cpu", "data.families=[count]", "data.easy_levels=[1]", "data.hard_levels=[2]", "split.weak_train=24",
+    "split.validation=8", "split.pool=4", "split.test_id=8", "split.test_ood=8", "boost.rounds=3", "weak_epochs=[1]",
+    "boost.prior=none", "expert.epochs=2", "systems=[weak, uniform, ensemble]", "evaluation.staged=false",
+    "evaluation.examples=0", "evaluation.metrics=[exact_match, nll]",
+]  # fmt: skip
+BOTH = [*SMALL, "models.more_weak=[w2s-strong]"]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    base = tmp_path_factory.mktemp("bases")
+    execute(load_config("tiny", BOTH), base / "out", store=base / "store")
+    return base / "out", json.loads((base / "out" / "results.json").read_text())
+
+
+def test_experts_of_two_sizes_take_turns(ran: tuple[Path, dict[str, Any]]) -> None:
+    out, results = ran
+    widths = [
+        AutoModelForCausalLM.from_pretrained(out / "ensemble" / f"expert-{number}").config.hidden_size
+        for number in (1, 2, 3)
+    ]
+    assert widths == [48, 128, 48]
+    chosen = {one["what"]: one for one in results["selection"]}
+    assert [one["value"] for one in chosen["weak_base"]["candidates"]] == [0.0, 1.0]
+    told = json.loads((out / "ensemble" / "ensemble.json").read_text())
+    assert (told["base"], told["more_bases"]) == ("w2s-weak", ["w2s-strong"])
+    assert "`w2s-weak` and `w2s-strong` in turn" in (out / "ensemble" / "README.md").read_text()
+
+
+def test_the_folder_answers_as_the_run_did(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out, results = ran
+    rows = load_splits(load_config("tiny", BOTH)).test_id
+    found = evaluate(out / "ensemble", list(rows), metrics=["nll"], machine=Machine("cpu", store=tmp_path))
+    (nll,) = [s for s in results["scores"] if (s["system"], s["split"], s["metric"]) == ("ensemble", "test_id", "nll")]
+    (again,) = [score for score in found["scores"] if score["metric"] == "nll"]
+    assert again["value"] == pytest.approx(nll["value"], rel=1e-6)
+
+
+def test_adapters_need_one_base_and_models_one_vocabulary(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="adapters of one ensemble share one base"):
+        load_config("tiny", [*BOTH, "models.weak_tuning=lora"])
+    other = shared / "models" / "tinystories-llama-260k"
+    with pytest.raises(ConfigError, match=r"models\.more_weak must share the vocabulary of models\.weak"):
+        execute(load_config("tiny", [*SMALL, f"models.more_weak=[{other}]"]), tmp_path / "out", store=tmp_path)
+    assert not (tmp_path / "out").exists()
