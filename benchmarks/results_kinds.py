@@ -93,9 +93,9 @@ def differences_table(table: Table) -> Iterator[str]:
     tests = {}
     for a, b in table.rows:
         for metric, test in kinds:
-            pair = each(a, test, metric), each(b, test, metric)
-            if pair[0] is not None and pair[1] is not None:
-                tests[a, b, metric, test] = paired_over_seeds(*pair)
+            x, y = each(a, test, metric), each(b, test, metric)
+            if x is not None and y is not None:
+                tests[a, b, metric, test] = paired_over_seeds(x, y)
     corrected = holm({key: found.p for key, found in tests.items()})
     names = [f"{side}, {unit}" for unit in ("points", "nats") for side in table.sides]
     yield from head(["difference", *(cell for name in names for cell in (name, "p"))])
@@ -203,8 +203,8 @@ def published_table(table: Table) -> Iterator[str]:
     )
     for what, theirs, where, pairs in table.rows:
         for place, (setting, tests, a, b) in enumerate(pairs):
-            scores = [[each(who, test, "exact_match") or [] for who in (a, b)] for test in tests]
-            cells = [gap(paired_over_seeds(*pair)) for pair in scores]
+            scores = [(each(a, test, "exact_match") or [], each(b, test, "exact_match") or []) for test in tests]
+            cells = [gap(paired_over_seeds(x, y)) for x, y in scores]
             cells += [NONE] * (len(table.sides) - len(cells))
             yield line([*((what, theirs, where) if place == 0 else ("", "", "")), setting, *cells])
 
