@@ -25,9 +25,9 @@ RING = tuple(sorted(PEOPLE))
 JOINT = "; "
 TOKENS_A_STEP = 9
 
-#: Why a step does not follow: it, or the step before it, cannot be read, or the person before was not asked about; it is
-#: not the next person's; the item is not that of the question (a full stop in place of a comma too); the number carried
-#: over is not the result before; the sum is wrong.
+#: Why a step does not follow. form: it, or the step before it, cannot be read, or its person was not asked about;
+#: order: it is not the next person's; item: not the question's number or mark (a full stop in place of a comma, say);
+#: carry: the number carried over is not the result before; sum: the sum is wrong.
 Fault = Literal["form", "order", "item", "carry", "sum"]
 FAULTS: tuple[Fault, ...] = ("form", "order", "item", "carry", "sum")
 
