@@ -12,19 +12,41 @@ package's own statistics. What is kept: ``results_store``; kinds of tables and f
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where this file is imported
 
 from results_figures import draw
 from results_kinds import MAKERS, told
 from results_store import HERE, keep
-from results_tables import FIGURES, TABLES, VALUES
+
+#: files of tables, figures and values; sections of their own have one of their own
+PARTS = ("results_tables",)
 
 PAGE = HERE.parent / "docs" / "results.md"
 IMAGES = HERE.parent / "docs" / "images"
+
+
+def _all(kind: str) -> dict[str, Any]:
+    """``TABLES``, ``FIGURES`` or ``VALUES`` of every part.
+
+    Raises:
+        SystemExit: two parts have one of the same name.
+    """
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        own = getattr(importlib.import_module(part), kind, {})
+        if both := sorted(set(own) & set(found)):
+            raise SystemExit(f"{part}.py: {kind} has {both[0]} a second time")
+        found |= own
+    return found
+
+
+TABLES, FIGURES, VALUES = _all("TABLES"), _all("FIGURES"), _all("VALUES")
 
 
 def rendered(text: str) -> str:
