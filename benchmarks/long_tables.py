@@ -88,23 +88,24 @@ def differences_table(results: Results) -> Iterator[str]:
 
 def consulting_table(results: Results) -> Iterator[str]:
     """The ensemble at every token, and only where the first expert is unsure."""
-    yield "| hard questions | whole answers right % | right steps % | tokens at which the others were asked % | expert calls saved % |"
+    yield (
+        "| hard questions | whole answers right % | right steps % | tokens at which others were asked % | "
+        "expert calls saved % |"
+    )
     yield "| --- | --- | --- | --- | --- |"
     seeds = list(results["seeds"].values())
     for name in seeds[0]["consulting"]:
         always = [seed["consulting"][name]["always"] for seed in seeds]
-        sides = {"": [seed["systems"][name]["hard"] for seed in seeds]}
-        base = [cell([side[measure] for side in sides[""]]) for measure in ("whole", "step_accuracy")]
-        saved = cell([entry["saved_by_exit"] for entry in always])
-        asked = cell([entry["disagreed"] for entry in always])
-        yield f"| {name}, at every token | {base[0]} | {base[1]} | 100 | 0 |"
-        yield f"| {name}, exact early exit | the same | the same | – | {saved} |"
+        whole, steps = (cell(each(results, name, "hard", measure)) for measure in ("whole", "step_accuracy"))
+        yield f"| {name}, all experts at every token | {whole} | {steps} | 100 | 0 |"
+        disagreed, saved = (cell([entry[measure] for entry in always]) for measure in ("disagreed", "saved_by_exit"))
+        yield f"| {name}, where experts disagree (the same answers) | {whole} | {steps} | {disagreed} | – |"
+        yield f"| {name}, exact early exit (the same answers) | {whole} | {steps} | – | {saved} |"
         for threshold in [key for key in seeds[0]["consulting"][name] if key != "always"]:
             entries = [seed["consulting"][name][threshold] for seed in seeds]
             cells = [cell([entry["hard"][measure] for entry in entries]) for measure in ("whole", "step_accuracy")]
             cells += [cell([entry[measure] for entry in entries]) for measure in ("asked", "saved")]
-            yield f"| {name}, first expert below {threshold} | {' | '.join(cells)} |"
-        yield f"| {name}: experts disagree at | – | – | {asked} | – |"
+            yield f"| {name}, where the first expert is below {threshold} | {' | '.join(cells)} |"
 
 
 def systems(results: Results) -> list[str]:
