@@ -185,7 +185,7 @@ TABLES = {
         tuple(
             (of_form("transfer", a, way, f"{way.replace('-', ' ')}: {a}"), of_form("transfer", b, way))
             for way in _WAYS
-            for a, b in (_GAINS[0], _GAINS[1], _GAINS[3], ("student of additive", "additive, ν = 0.1"), *_GAINS[4:])
+            for a, b in (_GAINS[0], _GAINS[1], _GAINS[3], _GAINS[4], _GAINS[6])
         ),
         sides=_BETWEEN,
     ),
