@@ -217,8 +217,15 @@ def told(a: Who, b: Who | None, split: str, digits: int = 0) -> str:
     return f"{abs(100 * gap):.{digits}f}"
 
 
+def made_table(table: Table) -> Iterator[str]:
+    """``rows`` holds one function, which reads a script's stored results and gives the lines."""
+    (lines,) = table.rows
+    yield from lines()
+
+
 #: kind -> table -> its lines
 MAKERS: dict[str, Callable[[Table], Iterator[str]]] = {
     "scores": scores_table, "differences": differences_table, "power": power_table, "bands": bands_table,
     "families": families_table, "sizes": sizes_table, "rounds": rounds_table, "published": published_table,
+    "made": made_table,
 }  # fmt: skip

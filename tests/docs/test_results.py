@@ -229,7 +229,7 @@ def test_figures_show_every_line_and_come_out_the_same(toy: ModuleType, page: Mo
 
     drawn = figures.curves(made["curves"], pyplot).axes[0].lines[0]
     assert (list(drawn.get_xdata()), list(drawn.get_ydata())) == ([1, 2], pytest.approx([70.0, 90.0]))
-    assert set(made) == set(figures.DRAWERS) == {figure.kind for figure in page.FIGURES.values()}
+    assert set(made) == set(figures.DRAWERS) == {figure.kind for figure in page.FIGURES.values()} - {"made"}
     for name, figure in made.items():
         for attempt in ("1", "2"):
             figures.draw(name, figure, tmp_path / f"{name}{attempt}.svg")
