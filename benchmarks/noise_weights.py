@@ -1,10 +1,12 @@
-"""Can boosting weights find wrong labels, and who learns them? Tables from a finished study of wrong labels.
+"""Who suffers from wrong labels, does boosting chase them, and can its weights find them? Tables of a finished study.
 
     ensemw2s study noise --out FOLDER
-    python benchmarks/noise_weights.py FOLDER      # keeps its figures in results/noise_weights.json, prints the tables
-    python benchmarks/noise_weights.py             # prints the tables of the figures kept
+    python benchmarks/results_page.py keep FOLDER  # scores, into results/studies/noise.json
+    python benchmarks/noise_weights.py FOLDER      # the rest, into results/noise_weights.json; prints the tables
+    python benchmarks/noise_weights.py             # prints the tables of what is kept
 
-Figures are those of section ``noise`` of every run's results.json; means with 95 % t intervals over seeds.
+What is told of weights is section ``noise`` of every run's results.json. Means with 95 % t intervals over seeds;
+differences are paired by seed, bold where Holm's p over the table is below 0.05.
 """
 
 from __future__ import annotations
@@ -15,9 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.evaluation.overseeds import paired_over_seeds, seed_interval
+from ensemw2s.evaluation.overseeds import SeedDifference, paired_over_seeds, seed_interval
+from ensemw2s.evaluation.testing import holm
 
-KEPT = Path(__file__).resolve().parent / "results" / "noise_weights.json"
+RESULTS = Path(__file__).resolve().parent / "results"
+KEPT = RESULTS / "noise_weights.json"
+SCORES = RESULTS / "studies" / "noise.json"
+SIDES = {"test_id": "easy", "test_ood": "hard"}
+PAIRS = (("ensemble", "weak"), ("ensemble", "uniform"), ("ensemble", "bagging"), ("student", "student_from_weak"))
 SYSTEMS = ("weak", "uniform", "bagging", "ensemble")
 FORMS = {"discrete": "AdaBoost", "additive": "additive"}
 Condition = dict[str, Any]
@@ -51,6 +58,67 @@ def keep(folder: Path) -> None:
 def _rank(item: tuple[tuple[str, str, float], Any]) -> tuple[bool, list[str], float]:
     (form, kind, rate), _ = item
     return form == "additive", [str(("uniform", "adversarial", "concentrated").index(kind))], rate
+
+
+def scores() -> Iterator[str]:
+    """Exact match of every system, then differences between systems and how wrong labels change them."""
+    groups = {"".join(g["axes"].values()): g for g in json.loads(SCORES.read_text())["groups"]}
+    systems = [name for name in next(iter(groups.values()))["scores"] if name != "ceiling"]
+    yield "| wrong labels | test | " + " | ".join(_words(name) for name in systems) + " |"
+    yield "| --- " * (len(systems) + 2) + "|"
+    for label, group in groups.items():
+        for split, side in SIDES.items():
+            found = [seed_interval([100 * one for one in _right(group, name, split)]) for name in systems]
+            cells = [f"{one.value:.1f} [{one.low:.1f}, {one.high:.1f}]" for one in found]
+            yield f"| {_called(label)} | {side} | " + " | ".join(cells) + " |"
+    yield ""
+    yield from _differences(groups)
+
+
+def _differences(groups: dict[str, Any]) -> Iterator[str]:
+    tests: dict[tuple[str, ...], SeedDifference] = {}
+    for label, group in groups.items():
+        clean = groups["additive-clean" if label.startswith("additive") else "clean"]
+        for split in SIDES:
+            for pair in PAIRS:
+                mine, before = (_gap(one, pair, split) for one in (group, clean))
+                tests[label, split, *pair, "now"] = paired_over_seeds(mine, [0.0] * len(mine))
+                if group is not clean:
+                    tests[label, split, *pair, "change"] = paired_over_seeds(mine, before)
+    sure = {key for key, p in holm({key: test.p for key, test in tests.items()}).items() if p < 0.05}
+    heads = [f"{_words(a)} − {_words(b)}" for a, b in PAIRS]
+    yield "| wrong labels | test | " + " | ".join(f"{head} | against clean" for head in heads) + " |"
+    yield "| --- " * (2 * len(PAIRS) + 2) + "|"
+    for label in groups:
+        for split, side in SIDES.items():
+            keys = [(label, split, *pair, what) for pair in PAIRS for what in ("now", "change")]
+            cells = [_signed(tests[key], key in sure) if key in tests else "" for key in keys]
+            yield f"| {_called(label)} | {side} | " + " | ".join(cells) + " |"
+
+
+def _right(group: dict[str, Any], system: str, split: str) -> list[float]:
+    return list(group["scores"][system][split]["exact_match"])
+
+
+def _gap(group: dict[str, Any], pair: tuple[str, str], split: str) -> list[float]:
+    """Points, by seed."""
+    a, b = (_right(group, name, split) for name in pair)
+    return [100 * (one - other) for one, other in zip(a, b, strict=True)]
+
+
+def _signed(test: SeedDifference, sure: bool) -> str:
+    text = f"{test.value:+.1f} [{test.low:+.1f}, {test.high:+.1f}]"
+    return f"**{text}**" if sure else text
+
+
+def _called(label: str) -> str:
+    form, rest = ("additive", label.removeprefix("additive-")) if label.startswith("additive") else ("AdaBoost", label)
+    kind, _, rate = rest.partition("-")
+    return f"{form}, {kind} {rate} %" if rate else f"{form}, {kind}"
+
+
+def _words(system: str) -> str:
+    return system.replace("student_from_", "student of ")
 
 
 def tables(conditions: Sequence[Condition]) -> Iterator[str]:
@@ -141,7 +209,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     if folder is not None:
         keep(folder)
-    print("\n".join(tables(json.loads(KEPT.read_text())["conditions"])))
+    print("\n".join([*scores(), "", *tables(json.loads(KEPT.read_text())["conditions"])]))
 
 
 if __name__ == "__main__":
