@@ -92,7 +92,6 @@ def test_differences_are_paired_and_set_against_clean_labels(script: ModuleType,
 
 def test_rows_of_these_tables_on_the_page_are_what_the_script_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    sys.path.append(str(BENCHMARKS))
     module = importlib.import_module("noise_weights")
     page = (BENCHMARKS.parent / "docs" / "results.md").read_text().splitlines()
     heads = ("uniform", "adversarial", "concentrated", "clean")
