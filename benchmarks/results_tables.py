@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import results_tables_bases as from_bases
+import results_tables_students as from_students
 from results_figures import Figure
 from results_kinds import NONE, Table
 from results_store import BOTH, SPLITS, Who
@@ -128,9 +130,15 @@ _PUBLISHED = (
     ("experts: AdaBoost − the best rival at equal compute (uniform seeds)", "+14 % over baselines, +5 % binary and +4 % generative on average (first version)",
      "SciQ and others, GPT-2, Pythia and Qwen pairs", both_splits("AdaBoost, ν = 0.3", "uniform ensemble", (SHRUNK, UNIFORM))),
     ("experts: additive − uniform seeds", NONE, NONE, both_splits("additive, ν = 0.1", "uniform ensemble", (ADDITIVE, UNIFORM))),
+    ("experts: additive, from four pretrained models − the best single expert of the four", NONE, NONE,
+     (("easy to hard", SPLITS, from_bases.ADDITIVE, from_bases.WEAK),)),
+    ("experts: additive, from four pretrained models − one expert of one", NONE, NONE,
+     (("easy to hard", SPLITS, from_bases.ADDITIVE, from_bases.ONE),)),
     ("students: of AdaBoost − of one expert", "+3.2 % in, +2.28 % out of distribution", "ARC and QuaRTz, Pythia and Qwen pairs",
      both_splits("student of AdaBoost", "student of weak", (OF_SHRUNK, OF_WEAK))),
     ("students: of additive − of one expert", NONE, NONE, both_splits("student of additive", "student of weak", (OF_ADDITIVE, OF_WEAK))),
+    ("students: surest quarter and labelled rows, of additive from four models − the same of one expert", NONE, NONE,
+     (("easy to hard", SPLITS, from_students.CHOSEN, from_students.student("one expert", "quarter-and-labelled")),)),
     ("student of AdaBoost − ceiling", "equal in several cases (first version)", "not told which here",
      both_splits("student of AdaBoost", "ceiling", (OF_SHRUNK, CEILING))),
     ("student of additive − ceiling", NONE, NONE, both_splits("student of additive", "ceiling", (OF_ADDITIVE, CEILING))),
