@@ -123,7 +123,8 @@ def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Split
     else:
         parts = _deal(easy, _EASY_SHARES, settings, seed, "easy rows", marked)
         parts |= _deal(hard, _HARD_SHARES, settings, seed, "hard rows", marked)
-    return check_splits(Splits(**{name: tuple(part) for name, part in parts.items()}, report=report))
+    named: dict[str, Any] = {name: tuple(part) for name, part in parts.items()}
+    return check_splits(Splits(**named, report=report))
 
 
 def explicit_splits(files: Mapping[str, Sequence[Row]], seed: int = 0, validation_fraction: float = 0.2) -> Splits:
@@ -147,7 +148,8 @@ def explicit_splits(files: Mapping[str, Sequence[Row]], seed: int = 0, validatio
         count = max(1, round(len(ranked) * validation_fraction))
         parts["validation"], parts["weak_train"] = ranked[:count], ranked[count:]
         report["validation rows set aside from the training file"] = count
-    return check_splits(Splits(**{name: tuple(part) for name, part in parts.items()}, report=report))
+    named: dict[str, Any] = {name: tuple(part) for name, part in parts.items()}
+    return check_splits(Splits(**named, report=report))
 
 
 def check_splits(splits: Splits) -> Splits:
@@ -162,7 +164,7 @@ def check_splits(splits: Splits) -> Splits:
     _refuse_shared_ids(splits)
     report = dict(splits.report)
     tested = {question_text(row) for row in (*splits.test_id, *splits.test_ood)}
-    kept: dict[str, tuple[Row, ...]] = {}
+    kept: dict[str, Any] = {}
     taken: set[str] = set()
     for name in ("validation", "weak_train", "pool"):
         rows = getattr(splits, name)

@@ -150,8 +150,8 @@ class Config:
         student: budget of every strong model: student, student from weak, strong on easy, ceiling.
         loss: what students minimise on pseudo-labels; ceiling and strong on easy always use cross-entropy.
         selection: which pseudo-labels students are trained on.
-        student_rows: what students and the ceiling are trained on: the "pool" under its labels, or "all", which adds the
-            labelled easy rows.
+        student_rows: what students and the ceiling are trained on: the "pool" under its labels, or "all", which
+            adds the labelled easy rows.
         iterations: how many students ``student_iterated`` trains, each on the labels of the one before.
         shots: labelled examples in the prompts of ``few_shot``.
         label_by: pseudo-labels of rows with choices: "generate" an answer, or take the likeliest of the "options".

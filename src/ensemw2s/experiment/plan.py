@@ -77,8 +77,10 @@ def plan_run(config: Config) -> list[str]:
     strong = training_cost(known, config.models.strong, config.student, config.format, machine)
     rounds, grid = config.boost.rounds, sum(config.weak_epochs or (config.expert.epochs,)) / config.expert.epochs
     # (what one run costs, how often, on which model) by system; those not named train nothing.
-    weak_runs = {"weak": (grid, len(config.models.bases)), "weak_total": (rounds, 1), "ensemble": (1.0, rounds), "uniform": (1.0, rounds),
-                 "bagging": (1.0, rounds), "snapshot": (1.0, rounds)}  # fmt: skip
+    weak_runs = {
+        "weak": (grid, len(config.models.bases)), "weak_total": (rounds, 1), "ensemble": (1.0, rounds),
+        "uniform": (1.0, rounds), "bagging": (1.0, rounds), "snapshot": (1.0, rounds),
+    }  # fmt: skip
     total = 0.0
     for name in build_order(("weak", *config.systems)):
         if name in weak_runs:
