@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import long_tables
+import real_table
 import rule_cost
 from results_figures import Figure
 from results_kinds import Table
@@ -40,6 +41,7 @@ TABLES = {
     "long-differences": of(long_tables.differences_table, "long_answers"),
     "long-consulting": of(long_tables.consulting_table, "long_answers"),
     "rule-cost": of(rule_cost.table, "rule_cost"),
+    "real": of(real_table.table, "real_questions"),
 }
 
 FIGURES = {"results-long": Figure("made", (draw_long,))}
