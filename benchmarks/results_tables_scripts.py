@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import long_tables
+import noise_weights
 import real_table
 import rule_cost
 from results_figures import Figure
@@ -29,17 +30,30 @@ def of(make: Callable[[Any], Any], name: str) -> Table:
     return Table("made", (lines,))
 
 
+def of_noise(number: int) -> Table:
+    """One of the tables that ``noise_weights`` prints, with a blank line between them."""
+
+    def lines() -> Iterator[str]:
+        told = [*noise_weights.scores(), "", *noise_weights.tables(stored("noise_weights")["conditions"])]
+        blanks = [-1, *(place for place, line in enumerate(told) if not line), len(told)]
+        yield from told[blanks[number] + 1 : blanks[number + 1]]
+
+    return Table("made", (lines,))
+
+
 def draw_long(path: Path) -> None:
     """Right steps by position."""
     long_tables.draw(stored("long_answers"), path)
 
 
+NOISE = ("scores", "differences", "weights", "found", "precision", "learned")
 TABLES = {
     "long-accuracy": of(long_tables.accuracy_table, "long_answers"),
     "long-shape": of(long_tables.shape_table, "long_answers"),
     "long-faults": of(long_tables.faults_table, "long_answers"),
     "long-differences": of(long_tables.differences_table, "long_answers"),
     "long-consulting": of(long_tables.consulting_table, "long_answers"),
+    **{f"noise-{name}": of_noise(number) for number, name in enumerate(NOISE)},
     "rule-cost": of(rule_cost.table, "rule_cost"),
     "real": of(real_table.table, "real_questions"),
 }
