@@ -38,8 +38,12 @@ ALLOWED = {
     ("models/classes.py", "torch.random.fork_rng"): "put back at the end",
     ("models/classes.py", "torch.default_generator.manual_seed"): "derived, inside the fork",
     ("world/pretrain.py", "torch.manual_seed"): "derived; a program of its own that makes the built-in models",
+    ("world/lengthen.py", "torch.manual_seed"): "the same, for longer contexts",
     # Python's generator with a derived seed
-    **{(f"world/{name}.py", "random.Random"): "derived seed" for name in ("buckets", "corpus", "pretrain", "skills")},
+    **{
+        (f"world/{name}.py", "random.Random"): "derived seed"
+        for name in ("buckets", "corpus", "lengthen", "pretrain", "skills")
+    },
     # names that must not repeat; no result holds them
     ("experiment/locks.py", "uuid.uuid4"): "a lock's token",
     ("experiment/remote.py", "os.urandom"): "the name of a file that is removed",
