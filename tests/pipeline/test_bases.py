@@ -55,6 +55,11 @@ def test_the_folder_answers_as_the_run_did(ran: tuple[Path, dict[str, Any]], tmp
     assert again["value"] == pytest.approx(nll["value"], rel=1e-6)
 
 
+def test_weights_of_models_that_were_pretrained_apart_are_not_averaged() -> None:
+    with pytest.raises(ConfigError, match="system 'averaged' averages weights"):
+        load_config("tiny", [*BOTH, "systems=[weak, ensemble, averaged]"])
+
+
 def test_adapters_need_one_base_and_models_one_vocabulary(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="adapters of one ensemble share one base"):
         load_config("tiny", [*BOTH, "models.weak_tuning=lora"])

@@ -191,6 +191,11 @@ class Config:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         check_form(self.boost, self.rule)
+        if self.models.more_weak and "averaged" in self.systems:
+            raise ConfigError(
+                f"system 'averaged' averages weights, and models.more_weak names {len(self.models.more_weak)} models "
+                "that were pretrained apart, whose weights have no common mean: leave 'averaged' out, or more_weak empty"
+            )
         if self.loss.name == "additive":
             raise ConfigError(
                 "loss.name 'additive' is what boost.form=additive trains experts on, added to a fixed sum; a student "

@@ -66,7 +66,7 @@ class Recipe:
 
 
 # The first three are the family. The others are weak models again, from other weights and other text: seed 2 for
-# choices, 5 to 7 for figures no choice has seen, and one of another architecture and size.
+# choices, 5 to 7 for figures no choice has seen, and one of another architecture and size (which is not shipped).
 _WEAK = Recipe(hidden=48, layers=3, heads=4, tokens=16_000_000, asked_tokens=2_000_000)
 RECIPES = {
     "w2s-weak": _WEAK,

@@ -7,12 +7,14 @@ import re
 from itertools import pairwise
 
 import pytest
+import torch
 
 from ensemw2s.errors import ConfigError
 from ensemw2s.models.loading import MODELS, load_tokenizer
 from ensemw2s.world.buckets import bucket_of, draw_instance, draw_rows
 from ensemw2s.world.corpus import documents
 from ensemw2s.world.family import FAMILIES, instance_key
+from ensemw2s.world.pretrain import RECIPES, build_model
 from ensemw2s.world.vocabulary import build_tokenizer
 from ensemw2s.world.words import age
 
@@ -154,3 +156,17 @@ def test_models_are_small_enough_to_ship() -> None:
     sizes = {name: sum(f.stat().st_size for f in folder.iterdir()) for name, folder in MODELS.items()}
     assert {"w2s-weak", "w2s-strong", "w2s-large"} <= set(sizes)
     assert sum(sizes.values()) <= 16_000_000
+
+
+def test_recipes_build_the_models_they_describe() -> None:
+    sizes = {}
+    for name in ("w2s-weak", "w2s-weak-5", "w2s-weak-llama"):
+        model = build_model(RECIPES[name], 746, end=1, pad=0)
+        sizes[name] = (model.config.model_type, model.config.hidden_size, model.config.num_hidden_layers)
+        assert model.config.tie_word_embeddings
+        assert model(input_ids=torch.tensor([[5, 6]])).logits.shape == (1, 2, 746)
+        assert 90_000 < model.num_parameters() < 160_000
+    assert sizes["w2s-weak"] == sizes["w2s-weak-5"] == ("gpt_neox", 48, 3)
+    assert sizes["w2s-weak-llama"] == ("llama", 64, 2)
+    first, other = (build_model(RECIPES[name], 746, end=1, pad=0) for name in ("w2s-weak", "w2s-weak-5"))
+    assert not torch.equal(first.get_input_embeddings().weight, other.get_input_embeddings().weight)
