@@ -194,7 +194,7 @@ class Config:
         if self.models.more_weak and "averaged" in self.systems:
             raise ConfigError(
                 f"system 'averaged' averages weights, and models.more_weak names {len(self.models.more_weak)} models "
-                "that were pretrained apart, whose weights have no common mean: leave 'averaged' out, or more_weak empty"
+                "that were pretrained apart, whose weights have no common mean: leave out one of the two"
             )
         if self.loss.name == "additive":
             raise ConfigError(
