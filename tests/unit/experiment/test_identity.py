@@ -163,6 +163,7 @@ BASES: dict[str, dict[str, Any]] = {
     "reweight": merge(PLAIN, {"boost": {"mode": "reweight"}}),
     "additive": merge(PLAIN, {"boost": {"form": "additive"}, "rule": "additive"}),
     "weak lora": merge(PLAIN, {"models": {"weak_tuning": "lora", "strong_tuning": "full"}}),
+    "not averaged": merge(PLAIN, {"systems": [name for name in PLAIN["systems"] if name != "averaged"]}),
 }  # fmt: skip
 
 
@@ -240,7 +241,7 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "head": ("binary", "classifier", frozenset({WEAK, STRONG, TABLE})),
     "models.weak": ("plain", "w2s-strong", WEAK_SIDE),
     "models.strong": ("plain", "w2s-weak", STUDENTS),
-    "models.more_weak": ("plain", ["w2s-strong"], WEAK_SIDE),
+    "models.more_weak": ("not averaged", ["w2s-strong"], WEAK_SIDE - {AVERAGE}),
     "models.weak_tuning": ("plain", "lora", WEAK_SIDE),
     "models.strong_tuning": ("plain", "full", STUDENTS),
     "models.trust_remote_code": ("plain", True, NOTHING),  # these models bring no code; see model_fingerprint
