@@ -160,13 +160,15 @@ def test_models_are_small_enough_to_ship() -> None:
 
 def test_recipes_build_the_models_they_describe() -> None:
     sizes = {}
-    for name in ("w2s-weak", "w2s-weak-5", "w2s-weak-llama"):
+    for name in ("w2s-weak", "w2s-weak-5", "w2s-weak-llama", "w2s-weak-wide"):
         model = build_model(RECIPES[name], 746, end=1, pad=0)
         sizes[name] = (model.config.model_type, model.config.hidden_size, model.config.num_hidden_layers)
         assert model.config.tie_word_embeddings
         assert model(input_ids=torch.tensor([[5, 6]])).logits.shape == (1, 2, 746)
-        assert 90_000 < model.num_parameters() < 160_000
+        most = 250_000 if name == "w2s-weak-wide" else 160_000
+        assert 90_000 < model.num_parameters() < most
     assert sizes["w2s-weak"] == sizes["w2s-weak-5"] == ("gpt_neox", 48, 3)
     assert sizes["w2s-weak-llama"] == ("llama", 64, 2)
+    assert sizes["w2s-weak-wide"] == ("gpt_neox", 72, 3)
     first, other = (build_model(RECIPES[name], 746, end=1, pad=0) for name in ("w2s-weak", "w2s-weak-5"))
     assert not torch.equal(first.get_input_embeddings().weight, other.get_input_embeddings().weight)
