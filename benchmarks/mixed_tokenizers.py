@@ -30,6 +30,7 @@ from ensemw2s.ensemble.decoding import generate
 from ensemw2s.ensemble.experts import end_tokens
 from ensemw2s.ensemble.text.mixed import Mode, TextEnsemble
 from ensemw2s.evaluation.overseeds import paired_over_seeds, seed_interval
+from ensemw2s.evaluation.testing import holm
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.presets import load_config
@@ -47,7 +48,7 @@ SHARES = (0.5, 0.25, 0.1)
 SIDES = ("easy", "hard")
 LONGEST = 40  # bytes of an answer
 COPIES = "two copies, by token"
-MIXED = "mixed, by text"
+MIXED, CHOSEN = "mixed, by text", "mixed, weight chosen"
 #: What the systems are; ``alone`` have one expert.
 SYSTEMS = {
     "one copy": "one expert of w2s-weak",
@@ -55,7 +56,7 @@ SYSTEMS = {
     COPIES: "two seeds of w2s-weak, mean of probabilities, token by token",
     "two copies, by text": "the same two, mixed over text (mode union)",
     MIXED: "one of each, equal weights, mixed over text (mode union)",
-    "mixed, weight chosen": "the same two, weight chosen on validation questions",
+    CHOSEN: "the same two, weight chosen on validation questions",
     "mixed, by bytes": "the same two, equal weights, byte marginals (mode bytes, epsilon 1e-4)",
 }
 
@@ -148,7 +149,7 @@ def one_seed(seed: int, shared: Path, given: argparse.Namespace) -> dict[str, An
         COPIES: by_token(copies, form),
         "two copies, by text": by_text(copies, form, [1.0, 1.0]),
         MIXED: by_text(mixed, form, [1.0, 1.0]),
-        "mixed, weight chosen": by_text(mixed, form, [1 - share, share]),
+        CHOSEN: by_text(mixed, form, [1 - share, share]),
         "mixed, by bytes": by_text(mixed, form, [1.0, 1.0], "bytes"),
     }
     found: dict[str, Any] = {}
@@ -182,13 +183,20 @@ def table(found: Mapping[str, Any]) -> list[str]:
 
 
 def differences(found: Mapping[str, Any]) -> list[str]:
-    """Paired by seed against two equal copies; not corrected for their number. Only systems asked the same questions."""
+    """Paired by seed against two equal copies; p-values are Holm's over the table. Only systems asked the same questions."""
+    gaps = {
+        (system, side): paired_over_seeds(column(found, system, side, "right"), column(found, COPIES, side, "right"))
+        for system in (MIXED, CHOSEN, "two copies, by text", "one copy")
+        for side in SIDES
+    }
+    corrected = holm({key: gap.p for key, gap in gaps.items()})
     lines = ["| difference | easy, points | p | hard, points | p |", "| --- | --- | --- | --- | --- |"]
-    for system in (MIXED, "mixed, weight chosen", "two copies, by text", "one copy"):
+    for system in dict.fromkeys(system for system, _ in gaps):
         cells = []
         for side in SIDES:
-            gap = paired_over_seeds(column(found, system, side, "right"), column(found, COPIES, side, "right"))
-            cells += [f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]", f"{gap.p:.3f}"]
+            gap, p = gaps[system, side], corrected[system, side]
+            text = f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+            cells += [f"**{text}**" if p < 0.05 else text, "< 0.001" if p < 0.001 else f"{p:.3f}"]
         lines.append(f"| {system} − {COPIES} | {' | '.join(cells)} |")
     return lines
 
