@@ -24,8 +24,9 @@ from ensemw2s.data.splits import Splits
 from ensemw2s.evaluation.intervals import wilson
 from ensemw2s.evaluation.metrics import chance_level, option_accuracy
 from ensemw2s.experiment.bench import StoredBench
-from ensemw2s.experiment.config import Config, build_config, merge
+from ensemw2s.experiment.config import Config, build_config
 from ensemw2s.experiment.identity import numerics
+from ensemw2s.experiment.layers import merge
 from ensemw2s.experiment.shelf import BenchSettings
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import Store, default_store
@@ -80,11 +81,18 @@ TRIALS = (
     Trial("sciq, options", LLAMA),
     Trial("sciq, options", LLAMA, 3, 1e-3, 400),
     Trial("sciq, options", LLAMA, 3, 1e-3),
+    Trial("sciq, options", SMALL),
+    Trial("sciq, options", SMALL, 2, 5e-4, 400),
     Trial("sciq, options", SMALL, 2, 5e-4),
+    Trial("sciq, options", SMALL, 3, 1e-3),
+    Trial("sciq, options", LARGE),
     Trial("sciq, options", LARGE, 1, 5e-4),
+    Trial("sciq, options", LARGE, 2, 5e-4),
     Trial("sciq, yes/no", LLAMA, 3, 1e-3),
     Trial("sciq, yes/no, classifier", LLAMA, 3, 1e-3),
+    Trial("arc, options", LLAMA),
     Trial("arc, options", LLAMA, 2, 1e-3),
+    Trial("quartz, options", LLAMA),
     Trial("quartz, options", LLAMA, 3, 1e-3),
 )
 

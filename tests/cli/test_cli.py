@@ -39,6 +39,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_boosting_is_additive_unless_adaboost_is_asked_for(made: Path) -> None:
+    assert json.loads((made / "ens" / "ensemble.json").read_text())["alphas"] == [1.0, 0.1]
+    words = ("boost", "--train", "train.jsonl", "--rounds", "2", "--epochs", "1", "--max-new-tokens", "12")
+    two = ("--weak", "w2s-weak", "--weak", "w2s-weak-5")
+    for name, flags, rule, alphas in (
+        ("two", two, "additive", [1.0, 0.5]),
+        ("ada", (*two, "--prior", "none"), "mean", None),
+        ("vote", ("--weak", "w2s-weak", "--rule", "vote"), "vote", None),
+    ):
+        here(*words, "--out", name, *flags, cwd=made, ENSEMW2S_CACHE=str(made / "store"))
+        told = json.loads((made / name / "ensemble.json").read_text())
+        assert told["rule"] == rule
+        assert (told["alphas"] == alphas) == (rule == "additive")
+        assert told.get("more_bases", []) == (["w2s-weak-5"] if "w2s-weak-5" in flags else [])
+    message = refused(*words, "--out", "no", *two, "--form", "additive", "--rule", "mean", cwd=made)
+    assert "boost.form=discrete" in message
+    assert "form=discrete" in refused(*words, "--out", "no", *two, "--form", "additive", "--level", "row", cwd=made)
+
+
 def test_labels_keep_the_questions_columns(made: Path) -> None:
     (record,) = [json.loads(line) for line in (made / "labels.jsonl").read_text().splitlines()]
     assert (record["id"], record["note"]) == (7, {"mine": 1})

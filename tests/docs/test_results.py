@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from ensemw2s.experiment.config import build_config, merge
+from ensemw2s.experiment.config import build_config
 from ensemw2s.experiment.grid import load_study, study_names
+from ensemw2s.experiment.layers import merge
 from ensemw2s.experiment.run import execute
 
 ROOT = Path(__file__).parents[2]
@@ -250,7 +251,8 @@ def test_stored_studies_are_those_that_are_named(store: ModuleType, name: str) -
     assert set(named) == {tuple(sorted(group["axes"].items())) for group in kept["groups"]}
     for group in kept["groups"]:
         config = named[tuple(sorted(group["axes"].items()))]
-        stored = build_config(merge(group["config"], {"seed": config.seed}))
+        # The preset is a name that a run carries: what it said when the run was made stands in the other settings.
+        stored = build_config(merge(group["config"], {"seed": config.seed, "preset": config.preset}))
         assert stored == config, (name, group["axes"])
         assert set(group["scores"]) == {"weak", *config.systems}
 

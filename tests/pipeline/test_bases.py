@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from ensemw2s.api import evaluate
+from ensemw2s.api import boost, evaluate
+from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.opening import Machine
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.run import execute
 from ensemw2s.experiment.sources import load_splits
+from ensemw2s.training.settings import TrainSettings
 
 SMALL = [
     "device=cpu", "data.families=[count]", "data.easy_levels=[1]", "data.hard_levels=[2]", "split.weak_train=24",
@@ -64,6 +66,30 @@ def test_adapters_need_one_base_and_models_one_vocabulary(shared: Path, tmp_path
     with pytest.raises(ConfigError, match="adapters of one ensemble share one base"):
         load_config("tiny", [*BOTH, "models.weak_tuning=lora"])
     other = shared / "models" / "tinystories-llama-260k"
-    with pytest.raises(ConfigError, match=r"models\.more_weak must share the vocabulary of models\.weak"):
+    with pytest.raises(ConfigError, match=r"the weak models of one ensemble must share a vocabulary"):
         execute(load_config("tiny", [*SMALL, f"models.more_weak=[{other}]"]), tmp_path / "out", store=tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_boosts_from_several_models(tmp_path: Path) -> None:
+    rows = list(load_splits(load_config("tiny", BOTH)).weak_train)[:8]
+    machine, budget = Machine("cpu", store=tmp_path / "store"), TrainSettings(epochs=1)
+    folder = boost(rows, ["w2s-weak", "w2s-strong"], tmp_path / "two", rounds=2, training=budget, machine=machine)
+    told = json.loads((folder / "ensemble.json").read_text())
+    assert (told["rule"], told["alphas"], told["base"], told["more_bases"]) == (
+        "additive", [1.0, 0.5], "w2s-weak", ["w2s-strong"]
+    )  # fmt: skip
+    widths = [AutoModelForCausalLM.from_pretrained(folder / f"expert-{t}").config.hidden_size for t in (1, 2)]
+    assert widths == [48, 128]
+    mixed = boost(rows, "w2s-weak", tmp_path / "mean", rounds=1, rule="mean", training=budget, machine=machine)
+    told = json.loads((mixed / "ensemble.json").read_text())
+    assert told["rule"] == "mean"
+    assert "more_bases" not in told
+    for weak, settings, message in (
+        ([], {}, "no weak model is named"),
+        (["w2s-weak", "w2s-strong"], {"tuning": "lora"}, "adapters of one ensemble share one base"),
+        ("w2s-weak", {"rule": "mean", "settings": BoostSettings(form="additive")}, "set boost.form=discrete"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            boost(rows, weak, tmp_path / "no", machine=machine, **settings)
+    assert not (tmp_path / "no").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +13,13 @@ from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError
+from ensemw2s.experiment.bases import check_bases
 from ensemw2s.experiment.cards import RIGHT_ANSWERS, story_of_rows
+from ensemw2s.experiment.config import ModelsConfig
 from ensemw2s.experiment.export import export_ensemble, export_student
 from ensemw2s.experiment.opening import Machine, Task, as_teacher, open_members
 from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.methods.boosted import check_form, usual_rule, usual_settings
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.rules import check_rule
 from ensemw2s.methods.students import train_student as train_on_rows
@@ -26,13 +30,13 @@ from ensemw2s.training.settings import TrainSettings
 
 def boost(
     train: Rows,
-    weak: str,
+    weak: str | Sequence[str],
     out: str | Path,
     *,
     rounds: int = 4,
     settings: BoostSettings | None = None,
     training: TrainSettings | None = None,
-    rule: str = "mean",
+    rule: str | None = None,
     held_out: Rows | None = None,
     task: Task | None = None,
     tuning: Literal["full", "lora"] = "full",
@@ -46,12 +50,13 @@ def boost(
 
     Args:
         train: labelled rows, or a file of them.
-        weak: a built-in name, a model folder or a hub id.
+        weak: a built-in name, a model folder or a hub id; or several of one vocabulary, started from in turn.
         out: a folder that does not exist, or an ensemble made before by the same call.
         rounds: T; overrides ``settings.rounds``.
-        settings: mode, prior, shrinkage ... of the boosting.
+        settings: form, mode, prior, shrinkage ... of the boosting; None is the additive form, or AdaBoost where the
+            rule combines a mixture.
         training: every expert's budget.
-        rule: how the experts are combined.
+        rule: how the experts are combined; None follows from the form.
         held_out: labelled rows no expert trains on: rules that are fitted need them, and ``error_on="held-out"``.
         task: texts (the default), or yes/no with one of two heads: ``Task("binary", "classifier")``.
         tuning: full fine-tuning or a LoRA adapter an expert.
@@ -68,8 +73,14 @@ def boost(
         EnsemW2SError: anything that is the user's to mend.
     """
     machine, reporter = machine or Machine(), reporter or Reporter()
-    chosen = dataclasses.replace(settings or BoostSettings(), rounds=rounds)
+    bases = (weak,) if isinstance(weak, str) else tuple(weak)
+    if not bases:
+        raise ConfigError("no weak model is named: give at least one built-in name, model folder or hub id")
+    chosen = dataclasses.replace(settings or usual_settings(rule, len(bases)), rounds=rounds)
+    rule = rule or usual_rule(chosen.form)
     RULES.get(rule)
+    check_form(chosen, rule)
+    check_bases(ModelsConfig(weak=bases[0], more_weak=bases[1:], weak_tuning=tuning), machine.trust_remote_code)
     folder = Path(out)
     parallel.on_main(free_folder, folder, "ensemble.json")
     task = task or Task()
@@ -77,10 +88,12 @@ def boost(
     kept_back = task.rows(as_rows(held_out), seed) if held_out is not None else []
     check_rule(rule, kept_back)
     bench = machine.bench(
-        weak, weak, task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings(),
-        task=task.kind, head=task.head, seed=seed,
+        bases[0], bases[0], task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings(),
+        task=task.kind, head=task.head, seed=seed, more_weak=bases[1:],
     )  # fmt: skip
-    boosted = boost_experts(bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back)
+    boosted = boost_experts(
+        bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back, bases=len(bases),
+    )  # fmt: skip
     for message in boosted.messages:
         reporter.note(message)
     told = story_of_rows(

@@ -17,23 +17,40 @@ def register(app: typer.Typer) -> None:
 
 def boost(
     train: Annotated[Path, typer.Option(help="Labelled rows: JSONL, CSV or Parquet.")],
-    weak: Annotated[str, typer.Option(help="Built-in name, model folder or hub id.")],
+    weak: Annotated[
+        list[str],
+        typer.Option(
+            metavar="<str>",
+            help="Built-in name, model folder or hub id. Several times: experts start from them in turn.",
+        ),
+    ],
     rounds: Annotated[int, typer.Option(help="How many experts.")] = 4,
     out: o.OutFolder = None,
-    mode: Annotated[str, typer.Option(help="resample or reweight.")] = "resample",
-    prior: Annotated[str, typer.Option(help="pretrained, vocabulary or none.")] = "pretrained",
-    shrinkage: Annotated[
-        float | None, typer.Option(help="Step of the weight update, in (0, 1]; 1 is the paper.")
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="additive, discrete (AdaBoost, the paper) or real (SAMME.R). By default additive; discrete where "
+            "another rule is named, or an option that only AdaBoost has."
+        ),
     ] = None,
-    rule: Annotated[str, typer.Option(help="How experts are combined; see 'ensemw2s list rules'.")] = "mean",
+    shrinkage: Annotated[
+        float | None, typer.Option(help="Step of an added expert, or of the weight update, in (0, 1]; 1 is the paper.")
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(help="How experts are combined, see 'ensemw2s list rules'; by default as the form asks."),
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="AdaBoost: resample (default) or reweight.")] = None,
+    prior: Annotated[str | None, typer.Option(help="AdaBoost: pretrained (default), vocabulary or none.")] = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Labelled rows kept back, for rules that are fitted and --error-on held-out.")
     ] = None,
-    level: Annotated[str, typer.Option(help="Boost every token, or each row as a whole.")] = "token",
-    error_on: Annotated[str, typer.Option(help="Measure errors on train, held-out or out-of-bag samples.")] = "train",
-    form: Annotated[
-        str, typer.Option(help="discrete (SAMME), real (SAMME.R), or additive (needs --rule additive).")
-    ] = "discrete",
+    level: Annotated[
+        str | None, typer.Option(help="AdaBoost: boost every token (default), or each row as a whole.")
+    ] = None,
+    error_on: Annotated[
+        str | None, typer.Option(help="AdaBoost: measure errors on train (default), held-out or out-of-bag samples.")
+    ] = None,
     task: o.TaskKind = "generation",
     head: o.Head = "tokens",
     tuning: o.Tuning = "full",
@@ -55,13 +72,12 @@ def boost(
 ) -> None:
     """Boost weak experts on labelled rows and save the ensemble."""
     from ensemw2s import api
-    from ensemw2s.boosting.rounds import BoostSettings
     from ensemw2s.cli.screen import Screen
+    from ensemw2s.methods.boosted import usual_settings
 
-    named = {} if shrinkage is None else {"shrinkage": shrinkage}
-    settings = BoostSettings(
-        rounds=rounds, mode=mode, prior=prior, level=level, error_on=error_on, form=form, **named  # type: ignore[arg-type]
-    )  # fmt: skip
+    given = {"form": form, "shrinkage": shrinkage, "mode": mode, "prior": prior, "level": level, "error_on": error_on}
+    named = {name: value for name, value in given.items() if value is not None}
+    settings = usual_settings(rule, len(weak), rounds=rounds, **named)
     task_format = o.task_format(
         template=template, show_choices=show_choices, normalisation=normalisation, max_new_tokens=max_new_tokens,
         max_length=max_length, too_long=too_long,
@@ -73,7 +89,7 @@ def boost(
     if dry_run:
         from ensemw2s.experiment.plan import plan_training
 
-        typer.echo(plan_training(api.as_rows(train), weak, training, task_format, machine, rounds, "expert"))
+        typer.echo(plan_training(api.as_rows(train), weak[0], training, task_format, machine, rounds, "expert"))
         return
     screen, folder = Screen(), out or Path("ensemble")
     screen.console.print(f"output folder: {folder}")

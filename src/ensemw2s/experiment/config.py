@@ -6,7 +6,7 @@ Sections hold the settings classes of the rooms they configure; only `experiment
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, get_origin, get_type_hints
 
 from ensemw2s.boosting.rounds import BoostSettings
@@ -15,9 +15,9 @@ from ensemw2s.data.noise import NoiseSettings
 from ensemw2s.data.splits import SplitSettings
 from ensemw2s.errors import ConfigError, nearest, shown
 from ensemw2s.evaluation.metrics import METRICS
-from ensemw2s.experiment.reading import check_plain, parse_yaml
+from ensemw2s.experiment.reading import check_plain
 from ensemw2s.experiment.strict import check_types
-from ensemw2s.methods.boosted import check_form
+from ensemw2s.methods.boosted import check_form, usual_rule, usual_shrinkage
 from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.systems import SYSTEMS
 from ensemw2s.models.adapters import LoraSettings
@@ -70,6 +70,7 @@ class ModelsConfig:
         weak, strong: a built-in name, a Hugging Face folder, or a hub id of any causal language model.
         more_weak: further pretrained weak models of the same vocabulary. Experts start from ``weak`` and these in turn,
             boosted ones and their rivals alike; the single weak expert starts from the best of them on validation rows.
+            ``weak`` set alone, over a preset or a file, empties it: these were company of the model before.
         weak_tuning, strong_tuning: "full" or "lora".
         trust_remote_code: run code that comes with a model. Only ever true when written so.
     """
@@ -85,7 +86,7 @@ class ModelsConfig:
         if self.more_weak and self.weak_tuning == "lora":
             raise ConfigError(
                 f"models.more_weak names {len(self.more_weak)} further models and models.weak_tuning is 'lora': "
-                "adapters of one ensemble share one base; use weak_tuning=full, or leave more_weak empty"
+                "adapters of one ensemble share one base; use weak_tuning=full, or models.more_weak=[]"
             )
 
     @property
@@ -144,7 +145,8 @@ class Config:
         head: of a binary task: the two verbalised "tokens" of the language model, or a "classifier" head.
         noise: wrong labels put on purpose into the labelled rows, those of training and of validation; test rows and
             the pool's answers stay right.
-        rule: how the ensemble combines its experts.
+        rule: how the ensemble combines its experts. Left out of a file it follows from ``boost.form``: "additive" for
+            that form, else "mean"; so does ``boost.shrinkage`` (see ``methods.boosted``).
         expert: budget of every expert, boosted or uniform.
         weak_epochs: epochs tried for the single weak expert; the best on validation is kept (its own budget).
         student: budget of every strong model: student, student from weak, strong on easy, ceiling.
@@ -194,7 +196,7 @@ class Config:
         if self.models.more_weak and "averaged" in self.systems:
             raise ConfigError(
                 f"system 'averaged' averages weights, and models.more_weak names {len(self.models.more_weak)} models "
-                "that were pretrained apart, whose weights have no common mean: leave out one of the two"
+                "pretrained apart, whose weights have no common mean: leave it out, or set models.more_weak=[]"
             )
         if self.loss.name == "additive":
             raise ConfigError(
@@ -267,50 +269,23 @@ def build_config(settings: Mapping[str, Any]) -> Config:
     _refuse_unknown(settings, Config, "")
     check_types(settings, Config, "")
     try:
-        return TypeAdapter(Config).validate_python(dict(settings))
+        return TypeAdapter(Config).validate_python(_completed(settings))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{place}: {first['msg']}, got {shown(first['input'])}") from error
 
 
-def with_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """``settings`` with every ``section.key=value`` applied; values are read as YAML.
-
-    Raises:
-        ConfigError: no ``=``, no YAML, or a key below something that is no section.
-    """
-    check_plain(settings, "the configuration")
-    result = _copy(settings)
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"'{override}' is no setting: write section.key=value, say boost.rounds=6")
-        value = parse_yaml(text, f"the value of '{override}'")
-        target = result
-        *sections, key = path.split(".")
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"'{path}': '{section}' is a value, not a section")
-        target[key] = value
-    return result
-
-
-def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``change`` laid over it, section by section."""
-    result = _copy(base)
-    for key, value in change.items():
-        inside = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(inside, dict)
-        result[key] = merge(inside, value) if both else _copy(value)
-    return result
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return list(value) if isinstance(value, (list, tuple)) else value
+def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What was left out and follows from other settings, filled in. The types have been checked."""
+    found = dict(settings)
+    boost = found.get("boost", {})
+    if isinstance(boost, Mapping) and boost.get("form") == "additive":
+        models = found.get("models", {})
+        bases = 1 + len(models.get("more_weak", ()) if isinstance(models, Mapping) else models.more_weak)
+        found["boost"] = {"shrinkage": usual_shrinkage("additive", bases), **boost}
+        found.setdefault("rule", usual_rule("additive"))
+    return found
 
 
 def _refuse_unknown(settings: Any, kind: Any, path: str) -> None:

@@ -25,7 +25,8 @@ from typing import Any
 from ensemw2s.artifacts import fingerprint
 from ensemw2s.errors import ConfigError, nearest
 from ensemw2s.evaluation.metrics import METRICS
-from ensemw2s.experiment.config import Config, build_config, merge, with_overrides
+from ensemw2s.experiment.config import Config, build_config
+from ensemw2s.experiment.layers import lay_over, merge, with_overrides
 from ensemw2s.experiment.presets import base_settings, preset_names, read_yaml
 from ensemw2s.paths import is_file, is_folder
 
@@ -111,7 +112,7 @@ def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
     for key in raw:
         if key not in _KEYS:
             raise ConfigError(f"{path}: unknown key '{key}' of a study: {nearest(str(key), _KEYS)}")
-    base = merge(_base(raw, path), _nested(raw.get("set") or {}, "set"))
+    base = lay_over(_base(raw, path), _nested(raw.get("set") or {}, "set"))
     metric, margin = _main(raw.get("main"), path)
     base = merge(base, margin)
     axes = _axes(raw.get("grid"), path)
@@ -231,7 +232,7 @@ def _cells(
             continue
         settings = base
         for name, label in chosen.items():
-            settings = merge(settings, axes[name][label])
+            settings = lay_over(settings, axes[name][label])
         settings = with_overrides(_beside(settings, path.parent), overrides)
         try:
             config = build_config(settings)

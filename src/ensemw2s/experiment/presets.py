@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ensemw2s.errors import ConfigError, nearest
-from ensemw2s.experiment.config import Config, build_config, merge, with_overrides
+from ensemw2s.experiment.config import Config, build_config
+from ensemw2s.experiment.layers import lay_over, with_overrides
 from ensemw2s.experiment.reading import parse_yaml
 from ensemw2s.paths import is_file
 
@@ -63,7 +64,7 @@ def base_settings(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     settings = read_yaml(path)
     base = read_preset(settings["preset"]) if isinstance(settings.get("preset"), str) else {"preset": path.stem}
-    return merge(base, settings)
+    return lay_over(base, settings)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

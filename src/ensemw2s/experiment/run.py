@@ -16,6 +16,7 @@ from ensemw2s.data.splits import Splits
 from ensemw2s.data.stream import own_columns
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError, ModelError
+from ensemw2s.experiment.bases import check_bases
 from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.cards import story_of_ensemble, story_of_student
 from ensemw2s.experiment.config import Config
@@ -50,14 +51,9 @@ def check_config(config: Config) -> None:
     RULES.get(config.rule)
     build_order(config.systems)
     trust = config.models.trust_remote_code
-    tokenizers = {}
-    for name in (*config.models.bases, config.models.strong):
-        check_model_folder(model_folder(name, trust_remote_code=trust), trust_remote_code=trust)
-        tokenizers[name] = load_tokenizer(name, trust_remote_code=trust)
-    try:
-        check_same_vocabulary({name: tokenizers[name] for name in config.models.bases})
-    except ModelError as error:
-        raise ConfigError(f"models.more_weak must share the vocabulary of models.weak: {error}") from error
+    check_bases(config.models, trust)
+    check_model_folder(model_folder(config.models.strong, trust_remote_code=trust), trust_remote_code=trust)
+    load_tokenizer(config.models.strong, trust_remote_code=trust)
     if config.loss.needs_soft and config.task != "binary":
         _check_soft(config)
 

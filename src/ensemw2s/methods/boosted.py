@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -50,6 +51,43 @@ def alike(rows: Sequence[Row]) -> list[str]:
     return []
 
 
+def usual_rule(form: str) -> str:
+    """The combine rule of a form of boosting, where none is named: sums are added, mixtures averaged."""
+    return "additive" if form == "additive" else "mean"
+
+
+def usual_shrinkage(form: str, bases: int) -> float:
+    """ν where none is named; chosen on validation rows of calibration seeds (docs/experiments.md).
+
+    Args:
+        form: of boosting.
+        bases: pretrained models that experts start from. An added expert that starts elsewhere knows other things than
+            the sum, one that starts where the others did corrects it; so the first may count for more.
+    """
+    if form != "additive":
+        return BoostSettings.shrinkage
+    return 0.1 if bases == 1 else 0.5
+
+
+def usual_settings(rule: str | None = None, bases: int = 1, **named: Any) -> BoostSettings:
+    """Settings of boosting where not all are named.
+
+    The form is "additive" unless something named belongs to AdaBoost: a rule that combines a mixture, or one of the
+    settings that only AdaBoost has.
+
+    Args:
+        rule: how experts are combined, or None.
+        bases: pretrained models that experts start from.
+        named: attributes of ``BoostSettings``.
+
+    Raises:
+        ConfigError: a value that is refused.
+    """
+    others = {"mode", "prior", "error_clamp", "count", "prior_error", "level", "error_on"} & named.keys()
+    form = named.pop("form", "discrete" if others or rule not in (None, "additive") else "additive")
+    return BoostSettings(**{"form": form, "shrinkage": usual_shrinkage(form, bases), **named})
+
+
 def check_form(settings: BoostSettings, rule: str) -> None:
     """Refuse, before any work, a form of boosting with a rule that does not combine what it builds.
 
@@ -57,7 +95,10 @@ def check_form(settings: BoostSettings, rule: str) -> None:
         ConfigError: form "additive" with another rule, or the rule "additive" with another form.
     """
     if (settings.form == "additive") != (rule == "additive"):
+        cure = (
+            "boost.form=discrete for this rule, or leave the rule out" if rule != "additive" else "boost.form=additive"
+        )
         raise ConfigError(
             f"boost.form '{settings.form}' with rule '{rule}': experts of form 'additive' are combined by rule "
-            "'additive' and by no other, and no others by it; set both or neither"
+            f"'additive' and by no other, and no others by it; set {cure}"
         )

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.errors import ConfigError
-from ensemw2s.experiment.config import LATER, build_config, with_overrides
+from ensemw2s.experiment.config import LATER, build_config
+from ensemw2s.experiment.grid import load_study
+from ensemw2s.experiment.layers import with_overrides
 from ensemw2s.experiment.presets import load_config, preset_names, preset_summary
 
 
@@ -74,6 +77,58 @@ def test_a_file_lies_over_its_preset(tmp_path: Path) -> None:
         load_config(path)
     with pytest.raises(ConfigError, match=r"no configuration file 'quickstrat'.*did you mean 'quickstart'"):
         load_config("quickstrat")
+
+
+def test_what_is_left_out_follows_from_the_form() -> None:
+    def found(*overrides: str) -> tuple[str, float, str]:
+        config = load_config(None, overrides)
+        return config.boost.form, config.boost.shrinkage, config.rule
+
+    assert found() == ("additive", 0.5, "additive")
+    assert found("models.more_weak=[]") == found("models.weak=w2s-weak-5") == ("additive", 0.1, "additive")
+    assert found("boost.shrinkage=0.2") == ("additive", 0.2, "additive")
+    assert found("boost.form=discrete") == ("discrete", 0.3, "mean")
+    assert found("boost.form=real", "rule=product") == ("real", 0.3, "product")
+    assert build_config({"boost": {"form": "additive"}}) == build_config(
+        {"boost": {"form": "additive", "shrinkage": 0.1}, "rule": "additive"}
+    )
+    assert (
+        build_config({"boost": BoostSettings(form="additive", shrinkage=0.3), "rule": "additive"}).boost.shrinkage
+        == 0.3
+    )
+    with pytest.raises(ConfigError, match=r"with rule 'mean'.*set boost\.form=discrete for this rule"):
+        load_config(None, ["rule=mean"])
+
+
+def test_the_paper_is_one_word_away() -> None:
+    paper = load_config("paper")
+    assert (paper.boost.form, paper.boost.shrinkage, paper.boost.prior, paper.boost.mode, paper.rule) == (
+        "discrete", 1.0, "pretrained", "resample", "mean"
+    )  # fmt: skip
+    assert (paper.models.bases, paper.selection.name, paper.student_rows) == (("w2s-weak",), "all", "pool")
+    quick = load_config()
+    assert [getattr(paper, key) for key in ("data", "split", "format", "expert", "student", "weak_epochs")] == [
+        getattr(quick, key) for key in ("data", "split", "format", "expert", "student", "weak_epochs")
+    ]
+
+
+def test_another_weak_model_leaves_the_company_of_the_one_before(tmp_path: Path) -> None:
+    """Files of one's own are run over the quickstart by ``models.weak=MODEL``; its other models are not meant then."""
+    assert load_config().models.more_weak == ("w2s-weak-5", "w2s-weak-6", "w2s-weak-7")
+    assert load_config(None, ["models.weak=mine"]).models.bases == ("mine",)
+    assert load_config(None, ["models.more_weak=[b]", "models.weak=a"]).models.bases == ("a", "b")
+    assert load_config(None, ["models.strong=large"]).models.bases == load_config().models.bases
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("preset: quickstart\nmodels: {weak: mine}\n")
+    assert load_config(mine).models.bases == ("mine",)
+    mine.write_text("preset: quickstart\nmodels: {weak: mine, more_weak: [other]}\n")
+    assert load_config(mine).models.bases == ("mine", "other")
+    assert load_config(mine, ["models.weak=third"]).models.bases == ("third",)
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "base: quickstart\ngrid:\n  pair: {one: {models.weak: one}, two: {models.more_weak: [b], models.weak: a}}\n"
+    )
+    assert [cell.config.models.bases for cell in load_study(study).cells] == [("one",), ("a", "b")]
 
 
 def test_stored_configurations_are_what_they_give_again() -> None:

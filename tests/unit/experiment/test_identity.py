@@ -26,13 +26,14 @@ from ensemw2s.ensemble.experts import end_tokens
 from ensemw2s.experiment import bench as bench_module
 from ensemw2s.experiment import identity as identity_module
 from ensemw2s.experiment.bench import StoredBench
-from ensemw2s.experiment.config import Config, build_config, merge
+from ensemw2s.experiment.config import Config, build_config
 from ensemw2s.experiment.identity import (
     model_fingerprint,
     numerics,
     rows_fingerprint,
     training_identity,
 )
+from ensemw2s.experiment.layers import merge
 from ensemw2s.experiment.measuring import TESTS, measure_rows
 from ensemw2s.experiment.opening import Machine, open_members
 from ensemw2s.experiment.pipeline import method_settings, open_workshop

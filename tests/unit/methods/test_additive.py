@@ -20,6 +20,7 @@ from ensemw2s.ensemble.naive import naive_rule
 from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.methods.additive import left_to_explain
 from ensemw2s.methods.bench import Expert, Members
+from ensemw2s.methods.boosted import usual_rule, usual_settings
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.training.settings import TrainSettings
 
@@ -159,11 +160,22 @@ def test_a_state_that_makes_no_sense(alphas: Any) -> None:
 
 def test_form_and_rule_belong_together() -> None:
     bench = Numbered()
-    with pytest.raises(ConfigError, match="set both or neither"):
+    with pytest.raises(ConfigError, match=r"set boost\.form=discrete for this rule"):
         boost_experts(bench, ROWS, SETTINGS, TrainSettings(), seed=1, rule="mean")
-    with pytest.raises(ConfigError, match="set both or neither"):
+    with pytest.raises(ConfigError, match=r"set boost\.form=additive"):
         boost_experts(bench, ROWS, BoostSettings(), TrainSettings(), seed=1, rule="additive")
     assert not bench.trained
+
+
+def test_settings_that_are_left_out() -> None:
+    assert usual_settings() == usual_settings("additive") == BoostSettings(form="additive", shrinkage=0.1)
+    assert usual_settings(bases=4, rounds=2) == BoostSettings(form="additive", shrinkage=0.5, rounds=2)
+    assert usual_settings("vote") == usual_settings(form="discrete", bases=4) == BoostSettings()
+    assert usual_settings(prior="none") == BoostSettings(prior="none")
+    assert usual_settings(form="additive", shrinkage=1.0).shrinkage == 1.0
+    assert (usual_rule("additive"), usual_rule("discrete"), usual_rule("real")) == ("additive", "mean", "mean")
+    with pytest.raises(ConfigError, match="have no meaning"):
+        usual_settings(form="additive", level="row")
 
 
 def test_what_has_no_meaning_is_refused() -> None:
