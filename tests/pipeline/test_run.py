@@ -66,6 +66,8 @@ def test_results_hold_what_is_promised(finished: tuple) -> None:
     assert all(seconds >= 0 for seconds in results["timings"].values())
     assert {"torch", "python", "transformers"} <= set(results["versions"])
     assert results["config"]["boost"]["rounds"] == 2
+    for entry in results["pseudo_labels"]:  # nothing is selected here: students learn from all that were measured
+        assert (entry["taught"], entry["taught_right"]) == (entry["n"], pytest.approx(entry["value"]))
 
 
 def test_every_score_is_what_its_rows_say(finished: tuple) -> None:

@@ -94,7 +94,9 @@ def off_diagonal_mean(matrix: Tensor) -> float | None:
     return None if count < 2 else float((matrix.sum() - matrix.diagonal().sum()) / (count * (count - 1)))
 
 
-def warn(history: Sequence[Tensor], top_ids: Tensor, wrong: Tensor, errors: Sequence[float]) -> list[str]:
+def warn(
+    history: Sequence[Tensor], top_ids: Tensor, wrong: Tensor, errors: Sequence[float], *, specialists: bool = False
+) -> list[str]:
     """One line for everything that looks wrong.
 
     Args:
@@ -102,7 +104,11 @@ def warn(history: Sequence[Tensor], top_ids: Tensor, wrong: Tensor, errors: Sequ
         top_ids: int64 ``[expert, token]`` of the kept experts on the training rows.
         wrong: bool ``[expert, token]``.
         errors: unweighted training error of every round's expert, dropped ones among them.
+        specialists: the experts after the first are added to it and only mend what it leaves (form "additive"): that
+            few tokens concern them, and that they would be worse alone, is how they are meant.
     """
+    if specialists:
+        history, errors = (), ()
     lines = []
     for number, weights in enumerate(history, start=1):
         if effective_share(weights) < CONCENTRATED:

@@ -153,7 +153,8 @@ def _diagnostics(config: Config, outcome: Outcome, bench: StoredBench) -> tuple[
         "effective_share": [signs.effective_share(weights) for weights in boosted.weights],
         "suspicious": _suspicious(outcome, bench),
     }
-    return found, signs.warn(boosted.weights, tops, wrong, errors)
+    added = config.boost.form == "additive"
+    return found, signs.warn(boosted.weights, tops, wrong, errors, specialists=added)
 
 
 def _suspicious(outcome: Outcome, bench: StoredBench) -> list[dict[str, Any]]:
@@ -247,8 +248,12 @@ def _pseudo_labels(config: Config, outcome: Outcome, bench: StoredBench) -> list
         scores = right_answers(answers, known, bench.settings.task_format)
         confidence = sum(answer.confidence for answer in answers.values()) / len(answers)
         agreement = sum(answer.agreement for answer in answers.values()) / len(answers)
+        kept = {row.id for row in outcome.labelled[teacher].rows}
+        taught = [row for row in known if row.id in kept]
+        right = right_answers(answers, taught, bench.settings.task_format).correct.mean() if taught else None
         entries.append({"teacher": teacher, "metric": "exact_match", **_score(config, scores),
-                        "mean_confidence": confidence, "mean_agreement": agreement})  # fmt: skip
+                        "mean_confidence": confidence, "mean_agreement": agreement,
+                        "taught": len(taught), "taught_right": None if right is None else float(right)})  # fmt: skip
     return entries
 
 

@@ -103,7 +103,8 @@ class Workshop:
         return train_student(self.bench, rows, self.settings.student, seed=self.settings.seed)
 
     def _tell_left_out(self, teacher: str, pool: LabelledPool) -> None:
-        left_out = {"below min_confidence": pool.unsure, "empty": pool.empty, "not selected": pool.unselected}
+        # How many the selection takes was asked for, and the report says it: no news.
+        left_out = {"below min_confidence": pool.unsure, "empty": pool.empty}
         told = [f"{count} {why}" for why, count in left_out.items() if count]
         if told:
             self.notes.append(f"pseudo-labels of {teacher} left out: {', '.join(told)}")

@@ -144,6 +144,9 @@ def test_warnings() -> None:
     assert [word in " ".join(lines) for word in ("effective sample size 1 of 100", "collapsed", "too alike")] == [
         True
     ] * 3
+    # Experts that are added are specialists: only being alike is a bad sign.
+    (line,) = signs.warn([uniform_weights(100), narrow], alike, wrong, [0.05, 0.4], specialists=True)
+    assert "too alike" in line
     fine = torch.arange(200).reshape(2, 100)
     assert (
         signs.warn([uniform_weights(100)] * 2, fine, wrong.roll(50, 1) & torch.tensor([[1], [0]]).bool(), [0.05, 0.06])

@@ -169,7 +169,14 @@ def sample_staged(interval: dict, generator) -> list[dict]:
 
 def sample_labels(interval: dict) -> list[dict]:
     return [
-        {"teacher": name, "metric": "exact_match", "mean_confidence": 0.58, "mean_agreement": 0.81}
+        {
+            "teacher": name,
+            "metric": "exact_match",
+            "mean_confidence": 0.58,
+            "mean_agreement": 0.81,
+            "taught": 600,
+            "taught_right": 0.93,
+        }
         | interval[name, "test_ood"]._asdict()
         for name in ("ensemble", "weak", "uniform")
         if (name, "test_ood") in interval

@@ -1,0 +1,132 @@
+"""The tables of real questions: what is kept of a study and of trials, and what is told of it, on numbers made by hand."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def real() -> ModuleType:
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))
+    return importlib.import_module("real_table")
+
+
+def both(easy: list[float], hard: list[float]) -> dict[str, list[float]]:
+    return {"test_id": easy, "test_ood": hard}
+
+
+def toy() -> dict[str, Any]:
+    """On the easy side the ceiling is ten points above weak for every seed, on the hard side it is below."""
+    weak = [0.40, 0.42, 0.44]
+    return {
+        "seeds": [0, 1, 2],
+        "chance": both([0.25, 0.25, 0.26], [0.25, 0.25, 0.25]),
+        "systems": {
+            "weak": both(weak, [0.20, 0.25, 0.30]),
+            "student": both([value + 0.05 for value in weak], [0.3, 0.3, 0.3]),
+            "ceiling": both([value + 0.10 for value in weak], [0.10, 0.15, 0.20]),
+        },
+    }
+
+
+def test_shares_marks_and_recovered_gap_by_hand(real: ModuleType) -> None:
+    lines = list(real.table(toy()))
+    half, wide = 4.302653 * 2 / math.sqrt(3), 4.302653 * 5 / math.sqrt(3)
+    weak = (
+        f"| weak expert | 42.0 [{42 - half:.1f}, {42 + half:.1f}]* | 25.0 [{25 - wide:.1f}, {25 + wide:.1f}] | – | – |"
+    )
+    assert lines[2] == weak
+    assert lines[3].endswith("* | 30.0 [30.0, 30.0]* | 50 [50, 50] | withheld |")
+    assert lines[4].startswith("| ceiling | 52.0 [")
+    assert lines[4].endswith(" | – | – |")
+    without = toy()
+    del without["systems"]["ceiling"]
+    assert list(real.table(without))[3].endswith("| – | – |")
+
+
+def test_an_interval_that_reaches_guessing_has_no_mark(real: ModuleType) -> None:
+    """Guessing is the highest of the seeds' levels."""
+    found = toy()
+    found["systems"]["weak"]["test_ood"] = [0.28, 0.28, 0.28]
+    assert "| 28.0 [28.0, 28.0]* |" in list(real.table(found))[2]
+    found["chance"]["test_ood"] = [0.25, 0.25, 0.28]
+    assert "| 28.0 [28.0, 28.0] |" in list(real.table(found))[2]
+
+
+def test_differences_are_paired_and_corrected(real: ModuleType) -> None:
+    """Three pairs of two tests; student - weak is +5 points for each seed, so p is 0 and stays 0."""
+    lines = list(real.differences(toy()))
+    assert len(lines) == 2 + 3
+    assert lines[2].startswith("| student of AdaBoost − weak expert | **+5.0 [+5.0, +5.0]** | < 0.001 | +5.0 [")
+    assert lines[3].startswith("| student of AdaBoost − ceiling | **-5.0 [-5.0, -5.0]** | < 0.001 |")
+    assert lines[4].startswith("| ceiling − weak expert | **+10.0 [+10.0, +10.0]** | < 0.001 | **-10.0 ")
+    assert all(line.count("|") == lines[0].count("|") for line in lines)
+
+
+def test_what_is_kept_of_a_study_of_real_questions(real: ModuleType, tmp_path: Path) -> None:
+    def score(system: str, split: str, metric: str, each: list[float]) -> dict[str, Any]:
+        return {"system": system, "split": split, "metric": metric, "each": each}
+
+    scores = [
+        score("weak", "test_id", "option_accuracy", [0.5, 0.25]), score("weak", "test_ood", "option_accuracy", [0.1, 0.2]),
+        score("weak", "test_id", "exact_match", [0.9, 0.9]), score("weak", "validation", "option_accuracy", [0.8, 0.8]),
+    ]  # fmt: skip
+    cells = ["seed=0-a", "seed=1-b"]
+    for name, level in zip(cells, (0.25, 0.26), strict=True):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        own = [{**one, "chance": level} for one in scores]
+        (tmp_path / "cells" / name / "results.json").write_text(json.dumps({"scores": own}))
+    study = {"groups": [{"seeds": [0, 1], "scores": scores}], "failed": [], "missing": [], "cells": cells}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    assert real.keep(tmp_path) == {
+        "seeds": [0, 1],
+        "chance": both([0.25, 0.26], [0.25, 0.26]),
+        "systems": {"weak": both([0.5, 0.25], [0.1, 0.2])},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(study | {"missing": ["one"]}))
+    with pytest.raises(SystemExit, match="1 runs failed or are missing"):
+        real.keep(tmp_path)
+
+
+def test_a_trial_is_stored_once_and_in_order(real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = importlib.import_module("real_trials")
+    monkeypatch.setattr(trials, "STORED", tmp_path / "trials.json")
+
+    def entry(task: str, trained: int, right: float) -> dict[str, Any]:
+        return {"task": task, "model": trials.LLAMA, "epochs": 2.0 if trained else 0.0, "learning_rate": 1e-3, "rows": 100,
+                "trained on": trained, "validation": right, "chance": 0.25, "labelled": 0.5, "seconds": 1.0}  # fmt: skip
+
+    for one in (entry("arc, options", 0, 0.3), entry("sciq, options", 400, 0.3), entry("sciq, options", 0, 0.2)):
+        trials.keep(one)
+    trials.keep(entry("sciq, options", 400, 0.5))
+    stored = json.loads(trials.STORED.read_text())
+    assert [(one["task"], one["trained on"], one["validation"]) for one in stored] == [
+        ("sciq, options", 0, 0.2), ("sciq, options", 400, 0.5), ("arc, options", 0, 0.3)
+    ]  # fmt: skip
+    assert not any("seconds" in one for one in stored)
+    lines = list(real.trials(stored))
+    assert lines[2] == "| sciq, options | llama-260k | as pretrained | – | 20.0 [13.3, 28.9] | 25.0 | 50 |"
+    assert lines[3] == "| sciq, options | llama-260k | 2 epochs at 0.001 | 400 | 50.0 [40.4, 59.6]* | 25.0 | 50 |"
+    assert trials.told("x", entry("arc, options", 0, 0.5)).split() == [
+        "x", "0", "50.0", "[40.4,", "59.6]*", "25.0", "50.0", "1",
+    ]  # fmt: skip
+
+
+def test_the_trials_of_the_page_are_those_of_the_script(real: ModuleType) -> None:
+    """Every stored line is one that the script would print."""
+    trials = importlib.import_module("real_trials")
+    stored = json.loads(trials.STORED.read_text())
+    known = {(one.task, one.model, float(one.epochs)) for one in trials.TRIALS} | {("sciq, options", "none", 0.0)}
+    assert {(one["task"], one["model"], float(one["epochs"])) for one in stored} <= known
+    assert len(stored) > 1
