@@ -1,6 +1,6 @@
-"""The table of real questions, from a finished study of benchmarks/studies/shared.yaml.
+"""The tables of real questions: of a finished study of benchmarks/studies/shared.yaml, and of the trials before it.
 
-    python benchmarks/real_table.py FOLDER     # keeps what the table needs in results/real_questions.json, prints it
+    python benchmarks/real_table.py FOLDER     # keeps what the tables need in results/real_questions.json, prints them
 
 Kept are scores alone: the configuration of such a study names folders of one machine.
 """
@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemw2s.evaluation.overseeds import seed_interval
+from results_kinds import chance, gap
+
+from ensemw2s.evaluation.intervals import wilson
+from ensemw2s.evaluation.overseeds import paired_over_seeds, pgr_over_seeds, seed_interval
+from ensemw2s.evaluation.testing import holm
 
 STORED = Path(__file__).parent / "results" / "real_questions.json"
 SIDES = ("test_id", "test_ood")
@@ -21,28 +25,89 @@ NAMES = {
     "weak": "weak expert", "uniform": "uniform ensemble", "ensemble": "AdaBoost, ν = 0.3", "student": "student of AdaBoost",
     "student_from_weak": "student of weak", "strong_on_easy": "strong on easy", "ceiling": "ceiling",
 }  # fmt: skip
+PAIRS = (
+    ("uniform", "weak"), ("ensemble", "weak"), ("ensemble", "uniform"), ("student", "weak"),
+    ("student", "student_from_weak"), ("student", "strong_on_easy"), ("student", "ceiling"), ("ceiling", "weak"),
+)  # fmt: skip
 
 
 def keep(folder: Path) -> dict[str, Any]:
-    """Option accuracy of every system by seed."""
-    (group,) = json.loads((folder / "study.json").read_text())["groups"]
-    found: dict[str, Any] = {"seeds": group["seeds"], "systems": {}}
+    """Option accuracy of every system by seed, and the level of guessing.
+
+    Raises:
+        SystemExit: a run of the study failed or is missing.
+    """
+    study = json.loads((folder / "study.json").read_text())
+    if lost := [*study["failed"], *study["missing"]]:
+        raise SystemExit(f"{len(lost)} runs failed or are missing in {folder}: finish the study first")
+    (group,) = study["groups"]
+    found: dict[str, Any] = {"seeds": group["seeds"], "chance": {}, "systems": {}}
     for one in group["scores"]:
         if one["metric"] == "option_accuracy" and one["split"] in SIDES:
             found["systems"].setdefault(one["system"], {})[one["split"]] = one["each"]
+    for name in study["cells"]:
+        for one in json.loads((folder / "cells" / name / "results.json").read_text())["scores"]:
+            if one["metric"] == "option_accuracy" and one["split"] in SIDES and one["system"] == "weak":
+                found["chance"].setdefault(one["split"], []).append(one["chance"])
     return found
 
 
-def table(found: dict[str, Any]) -> Iterator[str]:
-    """Means with 95 % t intervals over seeds."""
-    yield "| system | easy, options right % | hard, options right % |"
-    yield "| --- | --- | --- |"
-    for system, sides in found["systems"].items():
+def table(found: Mapping[str, Any]) -> Iterator[str]:
+    """Means with 95 % t intervals over seeds; a mark where the interval lies above guessing; PGR of students."""
+    yield "| system | easy, options right % | hard, options right % | PGR easy, % | PGR hard, % |"
+    yield "| --- | --- | --- | --- | --- |"
+    systems = found["systems"]
+    for system in systems:
+        cells = [_share(systems[system][side], max(found["chance"][side])) for side in SIDES]
+        cells += [_recovered(systems, system, side) for side in SIDES]
+        yield f"| {NAMES[system]} | {' | '.join(cells)} |"
+
+
+def differences(found: Mapping[str, Any]) -> Iterator[str]:
+    """Paired over seeds, in points; p after Holm's correction over all tests of the table."""
+    systems = found["systems"]
+    pairs = [(a, b) for a, b in PAIRS if a in systems and b in systems]
+    tests = {(a, b, side): paired_over_seeds(systems[a][side], systems[b][side]) for a, b in pairs for side in SIDES}
+    corrected = holm({key: test.p for key, test in tests.items()})
+    yield "| difference | easy, points | p | hard, points | p |"
+    yield "| --- | --- | --- | --- | --- |"
+    for a, b in pairs:
         cells = []
         for side in SIDES:
-            mean = seed_interval(sides[side])
-            cells.append(f"{100 * mean.value:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]")
-        yield f"| {NAMES[system]} | {' | '.join(cells)} |"
+            text, p = gap(tests[a, b, side]), corrected[a, b, side]
+            cells += [f"**{text}**" if p < 0.05 else text, chance(p)]
+        yield f"| {NAMES[a]} − {NAMES[b]} | {' | '.join(cells)} |"
+
+
+def trials(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What ``real_trials.py`` kept: shares of validation questions with Wilson's 95 % intervals."""
+    yield "| task | model | training | labelled rows | validation, right % | guessing % | on labelled rows, right % |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for one in entries:
+        interval = wilson(one["validation"] * one["rows"], one["rows"])
+        cell = f"{100 * one['validation']:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+        cell += "*" if interval.low > one["chance"] else ""
+        how = f"{one['epochs']:g} epochs at {one['learning_rate']:g}" if one["epochs"] else "as pretrained"
+        model = one["model"].removeprefix("tinystories-")
+        model, how = ("none", "the option that stands in the passage") if model == "none" else (model, how)
+        labelled = "–" if one["labelled"] is None else f"{100 * one['labelled']:.0f}"
+        guess = f"{100 * one['chance']:.1f}"
+        yield f"| {one['task']} | {model} | {how} | {one['trained on'] or '–'} | {cell} | {guess} | {labelled} |"
+
+
+def _share(values: Sequence[float], guessing: float) -> str:
+    mean = seed_interval(values)
+    mark = "*" if mean.low > guessing else ""
+    return f"{100 * mean.value:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]{mark}"
+
+
+def _recovered(systems: Mapping[str, Any], system: str, side: str) -> str:
+    if "ceiling" not in systems or not (system.startswith("student") or system == "strong_on_easy"):
+        return "–"
+    found = pgr_over_seeds(*(systems[name][side] for name in ("weak", system, "ceiling")))
+    if found.value is None or found.low is None or found.high is None:
+        return "withheld"
+    return f"{100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
 def main() -> None:
@@ -50,7 +115,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     found = keep(parser.parse_args().folder)
     STORED.write_text(json.dumps(found, indent=1) + "\n")
-    print(*table(found), sep="\n")
+    print(*table(found), "", *differences(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,21 @@
 
     OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared
     OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared --only "sciq, options"
+    OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared --keep    # into results/real_trials.json
 
 Every line is one model on one task: as pretrained, or fine-tuned on labelled rows. Printed are the share of validation
 questions answered rightly with Wilson's 95 % interval, the level of guessing, the same share on labelled rows (what was
-learned by heart), and the seconds. A mark says that the interval lies above guessing.
+learned by heart), and the seconds, which say nothing where a finished stage was found in the store. A mark says that the
+interval lies above guessing. ``real_table.trials`` makes the page's table of what was kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "format": {"max_length": 192},
     },
 }  # fmt: skip
+STORED = Path(__file__).parent / "results" / "real_trials.json"
 LLAMA, SMALL, LARGE = "tinystories-llama-260k", "tinystories-bitnet-1m", "tinystories-bitnet-3m"
 
 
@@ -157,22 +161,35 @@ def _trained(trial: Trial, splits: Splits) -> int:
     return len(splits.weak_train) if trial.epochs else 0
 
 
-def lines(shared: Path, seed: int, only: Sequence[str]) -> Iterator[str]:
-    """The table, line by line."""
-    yield f"{'':<66}{'rows':>6}{'validation, %':>24}{'guessing':>10}{'labelled':>10}{'seconds':>9}"
+def reference(shared: Path, seed: int) -> dict[str, Any]:
+    """The first line: who compares letters only."""
     rows = _with_choices(load_splits(configured(TRIALS[0], shared, seed)).validation)
-    yield f"{'sciq, options: the one that stands in the passage, no model':<66}{'':>6}{100 * in_passage(rows):>23.1f} "
-    for trial in TRIALS:
-        if only and not trial.title.startswith(tuple(only)):
-            continue
-        found = measured(trial, shared, seed)
-        interval = wilson(found["validation"] * found["rows"], found["rows"])
-        mark = "*" if interval.low > found["chance"] else " "
-        cell = f"{100 * found['validation']:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]{mark}"
-        yield (
-            f"{trial.title:<66}{found['trained on']:>6}{cell:>24}{100 * found['chance']:>10.1f}"
-            f"{100 * found['labelled']:>10.1f}{found['seconds']:>9.0f}"
-        )
+    return {"task": "sciq, options", "model": "none", "epochs": 0, "learning_rate": 0, "trained on": 0, "rows": len(rows),
+            "validation": in_passage(rows), "chance": chance_level("option_accuracy", rows, rows, str),
+            "labelled": None}  # fmt: skip
+
+
+def told(title: str, found: Mapping[str, Any]) -> str:
+    """One line of what is printed."""
+    interval = wilson(found["validation"] * found["rows"], found["rows"])
+    mark = "*" if interval.low > found["chance"] else " "
+    cell = f"{100 * found['validation']:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]{mark}"
+    end = "" if found["labelled"] is None else f"{100 * found['labelled']:>10.1f}{found['seconds']:>9.0f}"
+    return f"{title:<68}{found['trained on']:>6}{cell:>24}{100 * found['chance']:>10.1f}{end}"
+
+
+def keep(entry: Mapping[str, Any]) -> None:
+    """Store one line in the place of the one of the same task, model and training; in the order of ``TRIALS``."""
+    name = ("task", "model", "epochs", "learning_rate", "trained on")
+    stored = json.loads(STORED.read_text()) if STORED.is_file() else []
+    new = {key: value for key, value in entry.items() if key != "seconds"}
+    stored = [new if all(one[key] == new[key] for key in name) else one for one in stored]
+    stored += [] if new in stored else [new]
+    tasks, models = ["sciq, options", *TASKS], ["none", LLAMA, SMALL, LARGE]
+    stored.sort(
+        key=lambda one: (tasks.index(one["task"]), models.index(one["model"]), one["trained on"], one["epochs"])
+    )
+    STORED.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 def main() -> None:
@@ -180,12 +197,23 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="the optional folder of data and models")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--only", nargs="*", default=[], help="lines that begin with one of these")
+    parser.add_argument("--keep", action="store_true", help=f"also into {STORED.parent.name}/{STORED.name}")
     given = parser.parse_args()
     if not (given.shared / "data").is_dir():
         raise SystemExit(f"{given.shared}/data is not there: these trials need the optional folder ../shared")
     torch.set_num_threads(1)
-    for line in lines(given.shared, given.seed, given.only):
-        print(line, flush=True)
+    print(f"{'':<68}{'rows':>6}{'validation, %':>24}{'guessing':>10}{'labelled':>10}{'seconds':>9}")
+    first = reference(given.shared, given.seed)
+    print(told("sciq, options: the one that stands in the passage, no model", first), flush=True)
+    if given.keep:
+        keep(first)
+    for trial in TRIALS:
+        if given.only and not trial.title.startswith(tuple(given.only)):
+            continue
+        found = measured(trial, given.shared, given.seed)
+        print(told(trial.title, found), flush=True)
+        if given.keep:
+            keep({**dataclasses.asdict(trial), **found})
 
 
 if __name__ == "__main__":

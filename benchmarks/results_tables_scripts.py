@@ -56,6 +56,8 @@ TABLES = {
     **{f"noise-{name}": of_noise(number) for number, name in enumerate(NOISE)},
     "rule-cost": of(rule_cost.table, "rule_cost"),
     "real": of(real_table.table, "real_questions"),
+    "real-differences": of(real_table.differences, "real_questions"),
+    "real-trials": of(real_table.trials, "real_trials"),
 }
 
 FIGURES = {"results-long": Figure("made", (draw_long,))}
