@@ -75,18 +75,25 @@ class MixRule:
         """Whether a call wants ``prefix``."""
         return isinstance(self._rule, Rule) and self._rule.needs_prefix
 
-    def with_experts(self, experts: int) -> MixRule:
-        """The rule for more experts than it was opened for.
+    def with_expert(self, alphas: Sequence[float]) -> MixRule:
+        """The rule after one expert has joined.
+
+        Args:
+            alphas: with the new one's, which is the last.
 
         Raises:
             ConfigError: it was fitted for each expert, and knows nothing of a new one.
         """
         if isinstance(self._rule, Rule) and self.state:
             known = self._rule.experts(self._loaded)
-            if known is not None and experts > known:
-                raise ConfigError(
-                    f"rule '{self.name}' was fitted for {known} experts: fit it again for {experts}, or use 'mean'"
-                )
+            if known is not None and len(alphas) > known:
+                state = self._rule.joined(self.state, alphas[-1] / math.fsum(alphas[:-1]))
+                if state is None:
+                    raise ConfigError(
+                        f"rule '{self.name}' was fitted for {known} experts: fit it again for {len(alphas)}, "
+                        "or use 'mean'"
+                    )
+                return MixRule(self.name, state)
         return self
 
     def without_expert(self, place: int) -> MixRule:

@@ -125,6 +125,10 @@ class Additive(Rule):
         """The others' alphas."""
         return {**state, "alphas": [alpha for number, alpha in enumerate(state["alphas"]) if number != place]}
 
+    def joined(self, state: State, share: float) -> State:
+        """The sum of the others stays what it was: what the new one brings is added."""
+        return {**state, "alphas": [*state["alphas"], share * math.fsum(state["alphas"])]}
+
     def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """See the class."""
         weights = expert_weights(alphas, len(log_probs))

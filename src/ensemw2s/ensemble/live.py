@@ -82,7 +82,7 @@ class LiveExperts:
         """
         alphas = [*self.alphas, float(alpha)]
         check_alphas(alphas, len(alphas))
-        mixing = self.mixing.with_experts(len(alphas))  # may refuse; the experts' base is changed in place after that
+        mixing = self.mixing.with_expert(alphas)  # may refuse; the experts' base is changed in place after that
         self._change(rebuilt(self.bank.experts, add=expert), alphas, mixing)
 
     def remove_expert(self, place: int) -> None:

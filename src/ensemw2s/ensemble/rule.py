@@ -73,6 +73,15 @@ class Rule(ABC):
         """The stored state after the expert at ``place`` has left."""
         return state
 
+    def joined(self, state: State, share: float) -> State | None:
+        """The stored state with one more expert, which comes last; None where fitting says nothing of a new one.
+
+        Args:
+            state: for the experts there are.
+            share: the new alpha over the sum of theirs.
+        """
+        return None
+
 
 RULES: Registry[CombineRule | Rule | type[Rule]] = Registry("rules")
 

@@ -125,6 +125,18 @@ def test_fitted_rules_follow_the_experts(full: Any, make_expert: Any) -> None:
     )
 
 
+def test_an_expert_joins_a_sum(full: Any, make_expert: Any) -> None:
+    ensemble = full(1, 2, alphas=[1.0, 0.5], rule="additive", rule_state={"alphas": [1.0, 0.5]})
+    ensemble.reweight([2.0, 1.0])  # the same weights in another unit
+    ensemble.add_expert(make_expert(3), 0.5)
+    assert ensemble.rule_state == {"alphas": [1.0, 0.5, 0.25]}
+    parts = [logits(make_expert(seed)).log_softmax(-1) for seed in (1, 2, 3)]
+    expected = (parts[0] + 0.5 * parts[1] + 0.25 * parts[2]).log_softmax(-1)
+    torch.testing.assert_close(logits(ensemble), expected, atol=1e-5, rtol=1e-5)
+    ensemble.remove_expert(2)
+    torch.testing.assert_close(logits(ensemble), (parts[0] + 0.5 * parts[1]).log_softmax(-1), atol=1e-5, rtol=1e-5)
+
+
 def test_a_refused_rule_leaves_the_stack_alone(lora: Any, adapted: Any) -> None:
     """Adapters are stacked in place, so every reason to refuse has to come first."""
     ensemble = lora(1, 2, rule="calibrated", state={"weights": [0.2, 0.8]})

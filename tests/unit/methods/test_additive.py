@@ -148,8 +148,23 @@ def test_impossible_tokens_and_experts_that_do_not_count() -> None:
 def test_an_expert_that_leaves_takes_its_weight_along() -> None:
     rule = open_rule("additive", {"alphas": [1.0, 0.5, 0.25]}).without_expert(1)
     assert rule.state == {"alphas": [1.0, 0.25]}
-    with pytest.raises(ConfigError, match="was fitted for 2 experts"):
-        rule.with_experts(3)
+
+
+@given(
+    st.lists(st.lists(st.floats(-3, 3), min_size=3, max_size=3), min_size=2, max_size=4),
+    st.floats(0.1, 9),
+    st.floats(0, 2),
+)
+def test_an_expert_that_joins_is_added_and_takes_nothing_away(raw: list[list[float]], unit: float, new: float) -> None:
+    """softmax(what the others gave + α log p_new), in whatever unit the ensemble holds its alphas."""
+    log_p = torch.tensor(raw, dtype=torch.float64).log_softmax(dim=1)[:, None]
+    alphas = [1.0, *[0.5] * (len(raw) - 2)]
+    held = [alpha * unit for alpha in (*alphas, new)]
+    rule = open_rule("additive", {"alphas": alphas}).with_expert(held)
+    before = sum(alpha * part for alpha, part in zip(alphas, log_p, strict=False))
+    expected = (before + new * log_p[-1]).log_softmax(dim=1)
+    torch.testing.assert_close(rule(log_p, torch.tensor(held, dtype=torch.float64)), expected)
+    assert rule.with_expert(held) is rule  # it is for as many already
 
 
 @pytest.mark.parametrize("alphas", [[], ["1"], [0.0, 1.0], [1.0, -0.5], [1.0, math.inf], 3])
