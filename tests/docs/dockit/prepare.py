@@ -33,6 +33,15 @@ def prepare(folder: Path, store: Path) -> Path:
     for alpha in (0.8, 0.6, 0.4):  # how many experts a boosting keeps depends on the rows: pages count on four
         ensemble.add_expert(str(folder / "boosted/expert-1"), alpha=alpha)
     ensemble.save_pretrained(folder / "ensemble")
+    boost(
+        folder / "labelled.jsonl",
+        "w2s-weak",
+        folder / "mixture",
+        rounds=2,
+        rule="mean",
+        training=quick,
+        machine=machine,
+    )
     train_student("w2s-strong", folder / "labelled.jsonl", folder / "student", training=quick, machine=machine)
     label(folder / "ensemble", folder / "questions.jsonl", folder / "labels.jsonl", machine=machine)
     run("tiny", folder / "my-run", overrides=["systems=[ensemble,student]", "evaluation.resamples=50"], store=store)
