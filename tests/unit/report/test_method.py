@@ -1,0 +1,38 @@
+"""The words about a run's method say what its configuration says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ensemw2s.experiment.presets import load_config
+from ensemw2s.report.method import how_boosted, what_students_read
+
+
+def test_the_default_and_the_paper() -> None:
+    quick, paper = load_config().to_dict(), load_config("paper").to_dict()
+    assert how_boosted(quick).startswith("Every expert starts from one of 4 pretrained weak models in turn. The first")
+    assert "are added with its alpha" in how_boosted(quick)
+    assert what_students_read(quick) == (
+        "Students learn from the surest 25 % of their teacher's labels. "
+        "Students and ceiling learn from the labelled easy questions besides."
+    )
+    assert how_boosted(paper).startswith(
+        "Each round trains one expert from the pretrained weak model. Its weighted error"
+    )
+    assert what_students_read(paper) == ""
+    discrete = load_config(None, ["boost.form=discrete"]).to_dict()
+    assert how_boosted(discrete).startswith(
+        "Each round trains one expert from one of 4 pretrained weak models in turn."
+    )
+    balanced = load_config("paper", ["selection.name=balanced"]).to_dict()
+    assert what_students_read(balanced) == "Students learn from labels chosen by 'balanced'."
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"boost": None, "models": 3, "selection": "x"}, {"selection": {"name": "confident"}}]
+)
+def test_what_is_not_written_is_not_told(config: dict[str, Any]) -> None:
+    assert how_boosted(config).startswith("Each round trains one expert from the pretrained weak model.")
+    assert "%" not in what_students_read(config)
