@@ -23,6 +23,7 @@ class Table(NamedTuple):
         sides: how the page calls the tests.
         tests: which they are.
         first: heading of the first column, where a kind leaves it open.
+        page: that shows it, from the project's root.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Table(NamedTuple):
     sides: tuple[str, ...] = ("easy", "hard")
     tests: tuple[str, ...] = SPLITS
     first: str = "system"
+    page: str = "docs/results.md"
 
 
 def line(cells: Sequence[str]) -> str:
@@ -217,6 +219,24 @@ def told(a: Who, b: Who | None, split: str, digits: int = 0) -> str:
     return f"{abs(100 * gap):.{digits}f}"
 
 
+def brief_table(table: Table) -> Iterator[str]:
+    """``rows`` are (label, places): in each place a system, a pair (a, b) for a - b in points, or None; ``sides`` are its
+    columns, both tests of one place after the other."""
+    yield from head([table.first, *table.sides])
+    for label, places in table.rows:
+        cells = []
+        for place in places:
+            for test in table.tests:
+                if place is None:
+                    cells.append(NONE)
+                elif isinstance(place, Who):
+                    cells.append(percent(each(place, test, "exact_match")))
+                else:
+                    x, y = (each(who, test, "exact_match") or [] for who in place)
+                    cells.append(gap(paired_over_seeds(x, y)))
+        yield line([label, *cells])
+
+
 def made_table(table: Table) -> Iterator[str]:
     """``rows`` holds one function, which reads a script's stored results and gives the lines."""
     (lines,) = table.rows
@@ -227,5 +247,5 @@ def made_table(table: Table) -> Iterator[str]:
 MAKERS: dict[str, Callable[[Table], Iterator[str]]] = {
     "scores": scores_table, "differences": differences_table, "power": power_table, "bands": bands_table,
     "families": families_table, "sizes": sizes_table, "rounds": rounds_table, "published": published_table,
-    "made": made_table,
+    "brief": brief_table, "made": made_table,
 }  # fmt: skip

@@ -54,6 +54,9 @@ def test_the_page_is_what_the_stored_results_say(page: ModuleType) -> None:
         page.rendered(text + "<!-- table nothing -->\n\n<!-- end -->")
     with pytest.raises(SystemExit, match="no block for"):
         page.rendered("")
+    assert page.PAGE in page.PAGES
+    for other in page.PAGES:
+        assert page.rendered(other.read_text(), other) == other.read_text(), other
 
 
 def test_every_table_has_rows_and_no_gap_where_there_are_scores(page: ModuleType, kinds: ModuleType) -> None:

@@ -18,8 +18,8 @@ def how_boosted(config: Mapping[str, Any]) -> str:
     start = f"one of {len(more) + 1} pretrained weak models in turn" if more else "the pretrained weak model"
     if _section(config, "boost").get("form") == "additive":
         return (
-            f"Every expert starts from {start}. The first is an ordinary one; each further one is trained on what the sum "
-            "of those before leaves to explain, and its log-probabilities are added with its alpha. Weighted error: "
+            f"Every expert starts from {start}. The first is an ordinary one; each further one is trained on what the "
+            "sum of those before leaves to explain, and its log-probabilities are added with its alpha. Weighted error: "
             "among the tokens that were left, so it may be large; token error: of the expert alone."
         )
     return (

@@ -1,0 +1,72 @@
+"""Tables of README.md and docs/results.md on the default: what ``ensemw2s run`` does without words."""
+
+from __future__ import annotations
+
+from results_kinds import Table
+from results_store import Who
+
+
+def default(label: str, system: str, families: str = "usual") -> Who:
+    """Of the study ``default``: seeds 5-14; "usual" families, or two "unseen" ones."""
+    return Who(label, "default", system, families)
+
+
+#: the published way: one pretrained weak model, a student of all its labels; the same seeds, so the same questions
+WEAK_OF_ONE = Who("weak expert, one pretrained model", "boosting", "weak", "shrunk")
+STUDENT_OF_ONE = Who("student of weak, one pretrained model, all labels", "boosting", "student_from_weak", "shrunk")
+TWICE = Who("strong on labelled rows, two epochs", "students", "strong_on_easy", "labelled-alone-twice")
+
+_LABELS = {
+    "weak": "single weak expert, best of four, epochs tuned", "weak_total": "the same, with the ensemble's compute",
+    "uniform": "uniform ensemble of four", "bagging": "bagging", "ensemble": "**boosted ensemble of four**",
+    "student_from_weak": "student of the single expert", "student_from_uniform": "student of the uniform ensemble",
+    "student": "**student of the boosted ensemble**", "strong_on_easy": "strong model on the labelled easy rows",
+    "ceiling": "ceiling: strong model on right answers",
+}  # fmt: skip
+_RIVALS = ("weak", "weak_total", "uniform", "bagging")
+
+
+def _gaps(families: str) -> tuple[tuple[Who, Who], ...]:
+    ours = default("boosted ensemble", "ensemble", families)
+    student = default("student", "student", families)
+    return (
+        *((ours, default(_LABELS[name], name, families)) for name in _RIVALS),
+        (student, default("student of the single expert", "student_from_weak", families)),
+        (student, default("student of the uniform ensemble", "student_from_uniform", families)),
+        (student, default("strong on labelled rows", "strong_on_easy", families)),
+        (student, default("ceiling", "ceiling", families)),
+    )
+
+
+_ONE_PLACE = ("easy test", "hard test")
+TABLES = {
+    "readme": Table(
+        "brief",
+        (
+            *((label, (default(label, name),)) for name, label in _LABELS.items()),
+            ("ensemble − single expert (paired)", ((default("", "ensemble"), default("", "weak")),)),
+            ("ensemble − uniform ensemble", ((default("", "ensemble"), default("", "uniform")),)),
+            ("student − student of the single expert", ((default("", "student"), default("", "student_from_weak")),)),
+            ("student − strong model on the labelled rows", ((default("", "student"), default("", "strong_on_easy")),)),
+            ("the same, the latter with as many steps", ((default("", "student"), TWICE),)),
+        ),
+        sides=_ONE_PLACE,
+        page="README.md",
+    ),
+    "default": Table(
+        "brief",
+        tuple((label, (default(label, name), default(label, name, "unseen"))) for name, label in _LABELS.items()),
+        sides=("easy, %", "hard, %", "unseen families, easy, %", "unseen families, hard, %"),
+    ),
+    "default-published-way": Table(
+        "differences",
+        (
+            (default("boosted ensemble", "ensemble"), WEAK_OF_ONE),
+            (default("student of the default", "student"), STUDENT_OF_ONE),
+            (default("student of the single expert, the default's way", "student_from_weak"), STUDENT_OF_ONE),
+            (Who("student of the boosted ensemble, all labels", "bases", "student", "additive"), STUDENT_OF_ONE),
+            (default("student of the default", "student"), TWICE),
+        ),
+    ),
+    "default-unseen": Table("differences", _gaps("unseen")),
+}
