@@ -1,6 +1,7 @@
 """The quickstart over several seeds, and what comes out, as a table.
 
     python benchmarks/seeds.py --seeds 0 1 2 3 4 --out runs/seeds
+    python benchmarks/seeds.py --preset paper --set boost.shrinkage=0.3 --out runs/mild
 
 Runs (or resumes) one run a seed and prints, for every system and split, the mean over seeds with a 95 % t interval
 over seeds, each seed's paired differences with their intervals over rows, and PGR. --table prints from finished
@@ -83,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--preset", default="quickstart")
+    parser.add_argument("--set", nargs="*", default=[], help="section.key=value over the preset")
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
     parser.add_argument("--table", action="store_true", help="print from finished runs only")
     arguments = parser.parse_args()
@@ -90,7 +92,7 @@ def main() -> None:
         from ensemw2s import run
 
         for seed in arguments.seeds:
-            run(arguments.preset, arguments.out / f"seed-{seed}", overrides=[f"seed={seed}"])
+            run(arguments.preset, arguments.out / f"seed-{seed}", overrides=[*arguments.set, f"seed={seed}"])
     table([json.loads((arguments.out / f"seed-{seed}" / "results.json").read_text()) for seed in arguments.seeds])
 
 

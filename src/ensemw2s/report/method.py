@@ -19,8 +19,8 @@ def how_boosted(config: Mapping[str, Any]) -> str:
     if _section(config, "boost").get("form") == "additive":
         return (
             f"Every expert starts from {start}. The first is an ordinary one; each further one is trained on what the "
-            "sum of those before leaves to explain, and its log-probabilities are added with its alpha. Weighted error: "
-            "among the tokens that were left, so it may be large; token error: of the expert alone."
+            "sum of those before leaves to explain, and its log-probabilities are added with its alpha. Weighted "
+            "error: among the tokens that were left, so it may be large; token error: of the expert alone."
         )
     return (
         f"Each round trains one expert from {start}. Its weighted error sets its weight alpha; tokens it gets wrong "
