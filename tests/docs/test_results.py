@@ -267,7 +267,8 @@ def test_stored_studies_are_those_that_are_named(store: ModuleType, name: str) -
         ("boosting", "additive", ["weak", "ensemble"]), ("world", "", ["bagging", "student"]), ("rules", "gate", ["ensemble"]),
         ("experts", "2/shrunk", ["uniform", "ensemble"]), ("labels", "75/additive", ["student_from_weak"]),
         ("random", "additive", ["ensemble"]), ("transfer", "to-words/additive", ["student_from_weak"]),
-        ("families", "shrunk", ["uniform"]), ("pairs", "weak-large", ["strong_on_easy"]),
+        ("families", "shrunk", ["uniform"]), ("pairs", "weak-large", ["strong_on_easy"]), ("bases", "shrunk", ["uniform"]),
+        ("students", "quarter-and-labelled", ["student_from_weak"]), ("noise", "uniform-50", ["bagging"]),
     ],
 )  # fmt: skip
 def test_a_row_of_each_study_computed_again(
