@@ -13,6 +13,7 @@ from ensemw2s.api import boost, evaluate
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.opening import Machine
+from ensemw2s.experiment.plan import plan_run
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.run import execute
 from ensemw2s.experiment.sources import load_splits
@@ -93,3 +94,18 @@ def test_one_boosts_from_several_models(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=message):
             boost(rows, weak, tmp_path / "no", machine=machine, **settings)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_dry_run_counts_the_rows_that_students_read() -> None:
+    words = ["systems=[student,strong_on_easy,ceiling]", "selection.name=confident", "selection.fraction=0.25"]
+    rows = [
+        "data.families=[count]",
+        "data.easy_levels=[1]",
+        "data.hard_levels=[2]",
+        "split.weak_train=24",
+        "split.pool=16",
+    ]
+    for more, student, ceiling in (([], 4, 16), (["student_rows=all"], 28, 40)):
+        told = "\n".join(plan_run(load_config("tiny", [*words, *rows, *more])))
+        for name, count in (("student", student), ("strong_on_easy", 24), ("ceiling", ceiling)):
+            assert f"  {name} (w2s-strong): 0.89 M parameters, {count} rows" in told

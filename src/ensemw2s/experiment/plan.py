@@ -72,7 +72,9 @@ def plan_run(config: Config) -> list[str]:
     weak = training_cost(splits.weak_train, config.models.weak, config.expert, config.format, machine)
     lines = [f"{name}: {len(rows)} rows" for name, rows in splits.named().items()]
     lines = [f"preset {config.preset}, seed {config.seed}", "  " + ", ".join(lines)]
-    easy = len(splits.weak_train) / len(splits.pool)
+    easy, pool = len(splits.weak_train), len(splits.pool)
+    beside = easy if config.student_rows == "all" else 0
+    taught = round(pool * (config.selection.fraction if config.selection.name in ("confident", "agreement") else 1))
     known = [row if row.answer is not None else row.with_answer("?") for row in splits.pool]
     strong = training_cost(known, config.models.strong, config.student, config.format, machine)
     rounds, grid = config.boost.rounds, sum(config.weak_epochs or (config.expert.epochs,)) / config.expert.epochs
@@ -88,7 +90,8 @@ def plan_run(config: Config) -> list[str]:
             cost, model = _scaled(weak, factor), config.models.weak
         elif SYSTEMS.get(name).side == "student" or name in ("strong_on_easy", "ceiling"):
             times = config.iterations - 1 if name == "student_iterated" else 1
-            cost, model = _scaled(strong, easy if name == "strong_on_easy" else 1.0), config.models.strong
+            rows = {"strong_on_easy": easy, "ceiling": pool + beside}.get(name, taught + beside)
+            cost, model = dataclasses.replace(_scaled(strong, rows / pool), rows=rows), config.models.strong
         else:
             continue
         total += times * cost.seconds
