@@ -173,14 +173,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001, 1002])
     parser.add_argument("--experts", type=int, default=4)
-    parser.add_argument("--set", nargs="*", default=[], help="section.key=value over the quickstart")
+    parser.add_argument("--set", nargs="*", default=[], help="section.key=value over the preset paper")
     parser.add_argument("--only", nargs="*", default=[], help="lines that begin with one of these")
     parser.add_argument("--harder", action="store_true", help="score rows of the pool in place of the labelled rows")
     options = parser.parse_args()
     torch.set_num_threads(1)
     table: dict[str, list[tuple[float, ...]]] = {}
     for seed in options.seeds:
-        config = dataclasses.replace(load_config(overrides=options.set), seed=seed)
+        config = dataclasses.replace(load_config("paper", options.set), seed=seed)
         splits = load_splits(config)
         bench = StoredBench(
             dataclasses.replace(BenchSettings.of(config), device="cpu"),

@@ -42,7 +42,7 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     table: dict[str, list[float]] = {}
     for seed in seeds:
-        config = dataclasses.replace(load_config(), seed=seed)
+        config = dataclasses.replace(load_config("paper"), seed=seed)
         splits = load_splits(config)
         store = Store(default_store(), numerics(resolve_device("cpu"), config.dtype))
         bench = StoredBench(dataclasses.replace(BenchSettings.of(config), device="cpu"), store)

@@ -152,7 +152,7 @@ CONSULTING = ("uniform ensemble", "AdaBoost by token")
 
 def configured(weak: str, seed: int, overrides: Sequence[str]) -> tuple[Config, StoredBench]:
     """One seed's configuration and its bench."""
-    config = dataclasses.replace(load_config(overrides=[*SETTINGS, f"models.weak={weak}", *overrides]), seed=seed)
+    config = dataclasses.replace(load_config("paper", [*SETTINGS, f"models.weak={weak}", *overrides]), seed=seed)
     settings = dataclasses.replace(BenchSettings.of(config), device="cpu")
     return config, StoredBench(settings, Store(default_store(), numerics(torch.device("cpu"), config.dtype)))
 

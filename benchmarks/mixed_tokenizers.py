@@ -76,7 +76,7 @@ Say = Callable[[Row], str]
 
 def voices(base: str, seed: int, copies: int) -> list[Voice]:
     """``copies`` experts of one base that differ in their seed, with the epochs that did best for the first."""
-    config = dataclasses.replace(load_config(overrides=[f"models.weak={base}"]), seed=seed)
+    config = dataclasses.replace(load_config("paper", [f"models.weak={base}"]), seed=seed)
     splits = load_splits(config)
     store = Store(default_store(), numerics(torch.device("cpu"), config.dtype))
     bench = StoredBench(dataclasses.replace(BenchSettings.of(config), device="cpu"), store)
@@ -132,7 +132,7 @@ def asked(say: Say, rows: Sequence[Row], form: TaskFormat) -> tuple[float, float
 
 def one_seed(seed: int, shared: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Every system's figures for one seed."""
-    config = dataclasses.replace(load_config(), seed=seed)
+    config = dataclasses.replace(load_config("paper"), seed=seed)
     splits, form = load_splits(config), config.format
     tests = {"easy": splits.test_id[: given.questions], "hard": splits.test_ood[: given.questions]}
     copies = voices("w2s-weak", seed, 2)

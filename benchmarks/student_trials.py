@@ -96,11 +96,11 @@ def one_seed(config: Config, wanted: Sequence[str]) -> dict[str, tuple[float, ..
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001, 1002])
-    parser.add_argument("--set", nargs="*", default=[], help="section.key=value over the quickstart")
+    parser.add_argument("--set", nargs="*", default=[], help="section.key=value over the preset paper")
     parser.add_argument("--teachers", nargs="*", default=[], help="only these")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(overrides=options.set)
+    config = load_config("paper", options.set)
     each = [one_seed(dataclasses.replace(config, seed=seed), options.teachers) for seed in options.seeds]
     print(f"{'':<46}{'validation, %':>14}{'hardest, %':>12}{'nats':>8}{'labels right, %':>17}")
     for name in each[0]:
