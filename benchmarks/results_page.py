@@ -25,7 +25,13 @@ from results_kinds import MAKERS, told
 from results_store import HERE, keep
 
 #: files of tables, figures and values; sections of their own have one of their own
-PARTS = ("results_tables", "results_tables_bases", "results_tables_students", "results_tables_scripts")
+PARTS = (
+    "results_tables",
+    "results_tables_bases",
+    "results_tables_diverse",
+    "results_tables_students",
+    "results_tables_scripts",
+)
 
 ROOT = HERE.parent
 PAGE = ROOT / "docs" / "results.md"
