@@ -1,6 +1,6 @@
-"""The tables of real questions: of a finished study of benchmarks/studies/shared.yaml, and of the trials before it.
+"""The tables of real questions: of finished studies of benchmarks/studies/shared.yaml, and of the trials before it.
 
-    python benchmarks/real_table.py FOLDER     # keeps what the tables need in results/real_questions.json, prints them
+    python benchmarks/real_table.py FOLDER ...    # keeps what the tables need in results/real_questions.json, prints them
 
 Kept are scores alone: the configuration of such a study names folders of one machine.
 """
@@ -31,48 +31,70 @@ PAIRS = (
 )  # fmt: skip
 
 
-def keep(folder: Path) -> dict[str, Any]:
-    """Option accuracy of every system by seed, and the level of guessing.
+def keep(folders: Sequence[Path]) -> dict[str, Any]:
+    """Option accuracy of every system by seed, and the level of guessing; null where a seed did not run a system.
 
     Raises:
-        SystemExit: a run of the study failed or is missing.
+        SystemExit: a run failed or is missing, or two folders differ in a score.
     """
-    study = json.loads((folder / "study.json").read_text())
-    if lost := [*study["failed"], *study["missing"]]:
-        raise SystemExit(f"{len(lost)} runs failed or are missing in {folder}: finish the study first")
-    (group,) = study["groups"]
-    found: dict[str, Any] = {"seeds": group["seeds"], "chance": {}, "systems": {}}
-    for one in group["scores"]:
-        if one["metric"] == "option_accuracy" and one["split"] in SIDES:
-            found["systems"].setdefault(one["system"], {})[one["split"]] = one["each"]
-    for name in study["cells"]:
-        for one in json.loads((folder / "cells" / name / "results.json").read_text())["scores"]:
-            if one["metric"] == "option_accuracy" and one["split"] in SIDES and one["system"] == "weak":
-                found["chance"].setdefault(one["split"], []).append(one["chance"])
-    return found
+    shares: dict[tuple[str, str, int], float] = {}
+    levels: dict[tuple[str, int], float] = {}
+    for folder in folders:
+        study = json.loads((folder / "study.json").read_text())
+        if lost := [*study["failed"], *study["missing"]]:
+            raise SystemExit(f"{len(lost)} runs failed or are missing in {folder}: finish the study first")
+        for name in study["cells"]:
+            run = json.loads((folder / "cells" / name / "results.json").read_text())
+            seed = run["config"]["seed"]
+            for one in run["scores"]:
+                if one["metric"] != "option_accuracy" or one["split"] not in SIDES:
+                    continue
+                if shares.setdefault((one["system"], one["split"], seed), one["value"]) != one["value"]:
+                    raise SystemExit(f"{folder}: another score of {one['system']} with seed {seed} than before")
+                levels[one["split"], seed] = one["chance"]
+    seeds = sorted({seed for _, _, seed in shares})
+    systems = [name for name in NAMES if any(system == name for system, _, _ in shares)]
+    return {
+        "seeds": seeds,
+        "chance": {side: [levels[side, seed] for seed in seeds] for side in SIDES},
+        "systems": {
+            name: {side: [shares.get((name, side, seed)) for seed in seeds] for side in SIDES} for name in systems
+        },
+    }
+
+
+def together(systems: Mapping[str, Any], side: str, *names: str) -> list[list[float]]:
+    """The shares of these systems, of the seeds that ran all of them."""
+    rows = zip(*(systems[name][side] for name in names), strict=True)
+    return [list(values) for values in zip(*(row for row in rows if None not in row), strict=True)]
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Means with 95 % t intervals over seeds; a mark where the interval lies above guessing; PGR of students."""
-    yield "| system | easy, options right % | hard, options right % | PGR easy, % | PGR hard, % |"
-    yield "| --- | --- | --- | --- | --- |"
+    yield "| system | seeds | easy, options right % | hard, options right % | PGR easy, % | PGR hard, % |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     systems = found["systems"]
     for system in systems:
-        cells = [_share(systems[system][side], max(found["chance"][side])) for side in SIDES]
+        values = {side: together(systems, side, system)[0] for side in SIDES}
+        cells = [str(len(values[SIDES[0]])), *(_share(values[side], max(found["chance"][side])) for side in SIDES)]
         cells += [_recovered(systems, system, side) for side in SIDES]
         yield f"| {NAMES[system]} | {' | '.join(cells)} |"
 
 
 def differences(found: Mapping[str, Any]) -> Iterator[str]:
-    """Paired over seeds, in points; p after Holm's correction over all tests of the table."""
+    """Paired over the seeds that ran both, in points; p after Holm's correction over all tests of the table."""
     systems = found["systems"]
     pairs = [(a, b) for a, b in PAIRS if a in systems and b in systems]
-    tests = {(a, b, side): paired_over_seeds(systems[a][side], systems[b][side]) for a, b in pairs for side in SIDES}
-    corrected = holm({key: test.p for key, test in tests.items()})
-    yield "| difference | easy, points | p | hard, points | p |"
-    yield "| --- | --- | --- | --- | --- |"
+    tests = {}
     for a, b in pairs:
-        cells = []
+        for side in SIDES:
+            ours, theirs = together(systems, side, a, b)
+            tests[a, b, side] = paired_over_seeds(ours, theirs)
+    corrected = holm({key: test.p for key, test in tests.items()})
+    yield "| difference | seeds | easy, points | p | hard, points | p |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for a, b in pairs:
+        cells = [str(tests[a, b, SIDES[0]].seeds)]
         for side in SIDES:
             text, p = gap(tests[a, b, side]), corrected[a, b, side]
             cells += [f"**{text}**" if p < 0.05 else text, chance(p)]
@@ -104,7 +126,8 @@ def _share(values: Sequence[float], guessing: float) -> str:
 def _recovered(systems: Mapping[str, Any], system: str, side: str) -> str:
     if "ceiling" not in systems or not (system.startswith("student") or system == "strong_on_easy"):
         return "–"
-    found = pgr_over_seeds(*(systems[name][side] for name in ("weak", system, "ceiling")))
+    weak, own, ceiling = together(systems, side, "weak", system, "ceiling")
+    found = pgr_over_seeds(weak, own, ceiling)
     if found.value is None or found.low is None or found.high is None:
         return "withheld"
     return f"{100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
@@ -112,7 +135,7 @@ def _recovered(systems: Mapping[str, Any], system: str, side: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="+", help="studies, some seeds of which may have run fewer systems")
     found = keep(parser.parse_args().folder)
     STORED.write_text(json.dumps(found, indent=1) + "\n")
     print(*table(found), "", *differences(found), sep="\n")

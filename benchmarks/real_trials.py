@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared
     OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared --only "sciq, options"
     OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared --keep    # into results/real_trials.json
+    OMP_NUM_THREADS=1 python benchmarks/real_trials.py --shared ../shared --twins   # why QuaRTz ends below guessing
 
 Every line is one model on one task: as pretrained, or fine-tuned on labelled rows. Printed are the share of validation
 questions answered rightly with Wilson's 95 % interval, the level of guessing, the same share on labelled rows (what was
@@ -153,6 +154,33 @@ def in_passage(rows: Sequence[Row]) -> float:
     return float(option_accuracy(found, rows).value)
 
 
+def twins(asked: Sequence[Row], labelled: Sequence[Row], least: float = 0.6) -> tuple[int, int]:
+    """How many of ``asked`` have a twin among ``labelled`` with another answer, and how many one with the same.
+
+    A twin has the same options, and of all that have them the most words in common with the question (Jaccard), at
+    least the share ``least``.
+    """
+    by_options: dict[frozenset[str], list[Row]] = {}
+    for row in labelled:
+        by_options.setdefault(_options(row), []).append(row)
+    other = same = 0
+    for row in asked:
+        alike = [(_in_common(row, twin), twin.answer) for twin in by_options.get(_options(row), ())]
+        nearest, answer = max(alike, key=lambda pair: pair[0], default=(0.0, None))
+        if nearest >= least:
+            other, same = (other, same + 1) if answer == row.answer else (other + 1, same)
+    return other, same
+
+
+def _options(row: Row) -> frozenset[str]:
+    return frozenset(choice.lower() for choice in row.choices or ())
+
+
+def _in_common(a: Row, b: Row) -> float:
+    one, other = (set(row.question.lower().split()) for row in (a, b))
+    return len(one & other) / max(1, len(one | other))
+
+
 def _with_choices(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.choices]
 
@@ -198,9 +226,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--only", nargs="*", default=[], help="lines that begin with one of these")
     parser.add_argument("--keep", action="store_true", help=f"also into {STORED.parent.name}/{STORED.name}")
+    parser.add_argument("--twins", action="store_true", help="count validation questions with a labelled twin, no more")
     given = parser.parse_args()
     if not (given.shared / "data").is_dir():
         raise SystemExit(f"{given.shared}/data is not there: these trials need the optional folder ../shared")
+    if given.twins:
+        for task in TASKS:
+            splits = load_splits(configured(Trial(task, LLAMA), given.shared, given.seed))
+            asked = _with_choices(splits.validation)
+            other, same = twins(asked, splits.weak_train)
+            print(f"{task}: of {len(asked)} validation questions {other} have a labelled twin with another answer, "
+                  f"{same} one with the same")  # fmt: skip
+        return
     torch.set_num_threads(1)
     print(f"{'':<68}{'rows':>6}{'validation, %':>24}{'guessing':>10}{'labelled':>10}{'seconds':>9}")
     first = reference(given.shared, given.seed)

@@ -43,12 +43,10 @@ def toy() -> dict[str, Any]:
 def test_shares_marks_and_recovered_gap_by_hand(real: ModuleType) -> None:
     lines = list(real.table(toy()))
     half, wide = 4.302653 * 2 / math.sqrt(3), 4.302653 * 5 / math.sqrt(3)
-    weak = (
-        f"| weak expert | 42.0 [{42 - half:.1f}, {42 + half:.1f}]* | 25.0 [{25 - wide:.1f}, {25 + wide:.1f}] | – | – |"
-    )
+    weak = f"| weak expert | 3 | 42.0 [{42 - half:.1f}, {42 + half:.1f}]* | 25.0 [{25 - wide:.1f}, {25 + wide:.1f}] | – | – |"
     assert lines[2] == weak
     assert lines[3].endswith("* | 30.0 [30.0, 30.0]* | 50 [50, 50] | withheld |")
-    assert lines[4].startswith("| ceiling | 52.0 [")
+    assert lines[4].startswith("| ceiling | 3 | 52.0 [")
     assert lines[4].endswith(" | – | – |")
     without = toy()
     del without["systems"]["ceiling"]
@@ -68,35 +66,61 @@ def test_differences_are_paired_and_corrected(real: ModuleType) -> None:
     """Three pairs of two tests; student - weak is +5 points for each seed, so p is 0 and stays 0."""
     lines = list(real.differences(toy()))
     assert len(lines) == 2 + 3
-    assert lines[2].startswith("| student of AdaBoost − weak expert | **+5.0 [+5.0, +5.0]** | < 0.001 | +5.0 [")
-    assert lines[3].startswith("| student of AdaBoost − ceiling | **-5.0 [-5.0, -5.0]** | < 0.001 |")
-    assert lines[4].startswith("| ceiling − weak expert | **+10.0 [+10.0, +10.0]** | < 0.001 | **-10.0 ")
+    assert lines[2].startswith("| student of AdaBoost − weak expert | 3 | **+5.0 [+5.0, +5.0]** | < 0.001 | +5.0 [")
+    assert lines[3].startswith("| student of AdaBoost − ceiling | 3 | **-5.0 [-5.0, -5.0]** | < 0.001 |")
+    assert lines[4].startswith("| ceiling − weak expert | 3 | **+10.0 [+10.0, +10.0]** | < 0.001 | **-10.0 ")
     assert all(line.count("|") == lines[0].count("|") for line in lines)
 
 
-def test_what_is_kept_of_a_study_of_real_questions(real: ModuleType, tmp_path: Path) -> None:
-    def score(system: str, split: str, metric: str, each: list[float]) -> dict[str, Any]:
-        return {"system": system, "split": split, "metric": metric, "each": each}
+def make_study(folder: Path, cells: dict[int, dict[str, float]], **other: Any) -> Path:
+    """A finished study of some seeds: by seed, each system's share on the easy side; on the hard one it is half."""
+    names = []
+    for seed, systems in cells.items():
+        names.append(f"seed={seed}-a")
+        scores = [
+            {"system": name, "split": split, "metric": metric, "value": value / part, "chance": 0.25 + seed / 100}
+            for name, value in systems.items()
+            for split, part in (("test_id", 1), ("test_ood", 2), ("validation", 4))
+            for metric in ("option_accuracy", "exact_match")
+            if metric == "option_accuracy" or split == "test_id"
+        ]
+        cell = folder / "cells" / names[-1]
+        cell.mkdir(parents=True)
+        (cell / "results.json").write_text(json.dumps({"config": {"seed": seed}, "scores": scores}))
+    (folder / "study.json").write_text(json.dumps({"failed": [], "missing": [], "cells": names} | other))
+    return folder
 
-    scores = [
-        score("weak", "test_id", "option_accuracy", [0.5, 0.25]), score("weak", "test_ood", "option_accuracy", [0.1, 0.2]),
-        score("weak", "test_id", "exact_match", [0.9, 0.9]), score("weak", "validation", "option_accuracy", [0.8, 0.8]),
-    ]  # fmt: skip
-    cells = ["seed=0-a", "seed=1-b"]
-    for name, level in zip(cells, (0.25, 0.26), strict=True):
-        (tmp_path / "cells" / name).mkdir(parents=True)
-        own = [{**one, "chance": level} for one in scores]
-        (tmp_path / "cells" / name / "results.json").write_text(json.dumps({"scores": own}))
-    study = {"groups": [{"seeds": [0, 1], "scores": scores}], "failed": [], "missing": [], "cells": cells}
-    (tmp_path / "study.json").write_text(json.dumps(study))
-    assert real.keep(tmp_path) == {
+
+def test_what_is_kept_of_studies_of_real_questions(real: ModuleType, tmp_path: Path) -> None:
+    """Two studies: seed 0 ran all, seed 1 the weak expert only."""
+    whole = make_study(tmp_path / "whole", {0: {"student": 0.5, "weak": 0.25}})
+    weak = make_study(tmp_path / "weak", {0: {"weak": 0.25}, 1: {"weak": 0.75}})
+    found = real.keep([weak, whole])
+    assert found == {
         "seeds": [0, 1],
         "chance": both([0.25, 0.26], [0.25, 0.26]),
-        "systems": {"weak": both([0.5, 0.25], [0.1, 0.2])},
+        "systems": {"weak": both([0.25, 0.75], [0.125, 0.375]), "student": both([0.5, None], [0.25, None])},
     }
-    (tmp_path / "study.json").write_text(json.dumps(study | {"missing": ["one"]}))
+    assert list(found["systems"]) == ["weak", "student"]
+    assert real.together(found["systems"], "test_id", "weak", "student") == [[0.25], [0.5]]
+    other = make_study(tmp_path / "other", {0: {"weak": 0.3}})
+    with pytest.raises(SystemExit, match="another score of weak with seed 0"):
+        real.keep([weak, other])
     with pytest.raises(SystemExit, match="1 runs failed or are missing"):
-        real.keep(tmp_path)
+        real.keep([make_study(tmp_path / "lost", {0: {"weak": 0.3}}, missing=["one"])])
+
+
+def test_seeds_that_ran_both_are_compared(real: ModuleType) -> None:
+    """A fourth seed of the weak expert alone: in its own mean, in no difference and in no PGR."""
+    found = toy()
+    found["seeds"] = [0, 1, 2, 3]
+    for side, values in found["systems"]["weak"].items():
+        found["systems"]["weak"][side] = [*values, 0.9]
+        for system in ("student", "ceiling"):
+            found["systems"][system][side] = [*found["systems"][system][side], None]
+    assert list(real.table(found))[2].startswith("| weak expert | 4 | 54.0 [")
+    assert list(real.table(found))[3:] == list(real.table(toy()))[3:]
+    assert list(real.differences(found)) == list(real.differences(toy()))
 
 
 def test_a_trial_is_stored_once_and_in_order(real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +145,23 @@ def test_a_trial_is_stored_once_and_in_order(real: ModuleType, tmp_path: Path, m
     assert trials.told("x", entry("arc, options", 0, 0.5)).split() == [
         "x", "0", "50.0", "[40.4,", "59.6]*", "25.0", "50.0", "1",
     ]  # fmt: skip
+
+
+def test_a_twin_has_the_same_options_and_most_words(real: ModuleType) -> None:
+    from ensemw2s.data.rows import Row
+
+    trials = importlib.import_module("real_trials")
+
+    def row(question: str, answer: str, choices: tuple[str, ...] = ("more", "less")) -> Row:
+        return Row(id=question, question=question, answer=answer, choices=choices)
+
+    labelled = [row("a long wire has", "more"), row("a long road has", "less"), row("a x y z", "more")]
+    assert trials.twins([row("a short wire has", "less")], labelled) == (1, 0)
+    assert trials.twins([row("a short wire has", "more")], labelled) == (0, 1)
+    assert trials.twins([row("a long road", "less")], labelled) == (0, 1)  # the nearest, not the first
+    assert trials.twins([row("nothing alike", "less")], labelled) == (0, 0)
+    assert trials.twins([row("a short wire has", "less", ("less", "more", "none"))], labelled) == (0, 0)
+    assert trials.twins([row("a short wire has", "less")], labelled, least=0.7) == (0, 0)
 
 
 def test_the_trials_of_the_page_are_those_of_the_script(real: ModuleType) -> None:
