@@ -25,6 +25,7 @@ NAMES = {
     "weak": "weak expert", "uniform": "uniform ensemble", "ensemble": "AdaBoost, ν = 0.3", "student": "student of AdaBoost",
     "student_from_weak": "student of weak", "strong_on_easy": "strong on easy", "ceiling": "ceiling",
 }  # fmt: skip
+LEAST_SEEDS = 2
 PAIRS = (
     ("uniform", "weak"), ("ensemble", "weak"), ("ensemble", "uniform"), ("student", "weak"),
     ("student", "student_from_weak"), ("student", "strong_on_easy"), ("student", "ceiling"), ("ceiling", "weak"),
@@ -39,6 +40,7 @@ def keep(folders: Sequence[Path]) -> dict[str, Any]:
     """
     shares: dict[tuple[str, str, int], float] = {}
     levels: dict[tuple[str, int], float] = {}
+    questions: dict[str, int] = {}
     for folder in folders:
         study = json.loads((folder / "study.json").read_text())
         if lost := [*study["failed"], *study["missing"]]:
@@ -52,10 +54,12 @@ def keep(folders: Sequence[Path]) -> dict[str, Any]:
                 if shares.setdefault((one["system"], one["split"], seed), one["value"]) != one["value"]:
                     raise SystemExit(f"{folder}: another score of {one['system']} with seed {seed} than before")
                 levels[one["split"], seed] = one["chance"]
+                questions[one["split"]] = one["n"]
     seeds = sorted({seed for _, _, seed in shares})
     systems = [name for name in NAMES if any(system == name for system, _, _ in shares)]
     return {
         "seeds": seeds,
+        "questions": questions,
         "chance": {side: [levels[side, seed] for seed in seeds] for side in SIDES},
         "systems": {
             name: {side: [shares.get((name, side, seed)) for seed in seeds] for side in SIDES} for name in systems
@@ -70,21 +74,32 @@ def together(systems: Mapping[str, Any], side: str, *names: str) -> list[list[fl
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
-    """Means with 95 % t intervals over seeds; a mark where the interval lies above guessing; PGR of students."""
+    """Means with 95 % t intervals over seeds; a mark where the interval lies above guessing; PGR of students.
+
+    A single seed's interval is Wilson's, over its questions.
+    """
     yield "| system | seeds | easy, options right % | hard, options right % | PGR easy, % | PGR hard, % |"
     yield "| --- | --- | --- | --- | --- | --- |"
     systems = found["systems"]
     for system in systems:
         values = {side: together(systems, side, system)[0] for side in SIDES}
-        cells = [str(len(values[SIDES[0]])), *(_share(values[side], max(found["chance"][side])) for side in SIDES)]
+        cells = [str(len(values[SIDES[0]]))]
+        cells += [_share(values[side], max(found["chance"][side]), found["questions"][side]) for side in SIDES]
         cells += [_recovered(systems, system, side) for side in SIDES]
         yield f"| {NAMES[system]} | {' | '.join(cells)} |"
 
 
 def differences(found: Mapping[str, Any]) -> Iterator[str]:
-    """Paired over the seeds that ran both, in points; p after Holm's correction over all tests of the table."""
+    """Paired over the seeds that ran both, in points; p after Holm's correction over all tests of the table.
+
+    Pairs that only one seed ran are left out.
+    """
     systems = found["systems"]
-    pairs = [(a, b) for a, b in PAIRS if a in systems and b in systems]
+    pairs = [
+        (a, b)
+        for a, b in PAIRS
+        if a in systems and b in systems and len(together(systems, SIDES[0], a, b)[0]) >= LEAST_SEEDS
+    ]
     tests = {}
     for a, b in pairs:
         for side in SIDES:
@@ -117,8 +132,8 @@ def trials(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {one['task']} | {model} | {how} | {one['trained on'] or '–'} | {cell} | {guess} | {labelled} |"
 
 
-def _share(values: Sequence[float], guessing: float) -> str:
-    mean = seed_interval(values)
+def _share(values: Sequence[float], guessing: float, questions: int) -> str:
+    mean = seed_interval(values) if len(values) >= LEAST_SEEDS else wilson(values[0] * questions, questions)
     mark = "*" if mean.low > guessing else ""
     return f"{100 * mean.value:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]{mark}"
 
@@ -127,6 +142,8 @@ def _recovered(systems: Mapping[str, Any], system: str, side: str) -> str:
     if "ceiling" not in systems or not (system.startswith("student") or system == "strong_on_easy"):
         return "–"
     weak, own, ceiling = together(systems, side, "weak", system, "ceiling")
+    if len(weak) < LEAST_SEEDS:
+        return "withheld"
     found = pgr_over_seeds(weak, own, ceiling)
     if found.value is None or found.low is None or found.high is None:
         return "withheld"

@@ -22,7 +22,7 @@ def real() -> ModuleType:
     return importlib.import_module("real_table")
 
 
-def both(easy: list[float], hard: list[float]) -> dict[str, list[float]]:
+def both(easy: list[Any], hard: list[Any]) -> dict[str, list[Any]]:
     return {"test_id": easy, "test_ood": hard}
 
 
@@ -31,6 +31,7 @@ def toy() -> dict[str, Any]:
     weak = [0.40, 0.42, 0.44]
     return {
         "seeds": [0, 1, 2],
+        "questions": {"test_id": 100, "test_ood": 100},
         "chance": both([0.25, 0.25, 0.26], [0.25, 0.25, 0.25]),
         "systems": {
             "weak": both(weak, [0.20, 0.25, 0.30]),
@@ -78,7 +79,14 @@ def make_study(folder: Path, cells: dict[int, dict[str, float]], **other: Any) -
     for seed, systems in cells.items():
         names.append(f"seed={seed}-a")
         scores = [
-            {"system": name, "split": split, "metric": metric, "value": value / part, "chance": 0.25 + seed / 100}
+            {
+                "system": name,
+                "split": split,
+                "metric": metric,
+                "value": value / part,
+                "chance": 0.25 + seed / 100,
+                "n": 8,
+            }
             for name, value in systems.items()
             for split, part in (("test_id", 1), ("test_ood", 2), ("validation", 4))
             for metric in ("option_accuracy", "exact_match")
@@ -98,6 +106,7 @@ def test_what_is_kept_of_studies_of_real_questions(real: ModuleType, tmp_path: P
     found = real.keep([weak, whole])
     assert found == {
         "seeds": [0, 1],
+        "questions": {"test_id": 8, "test_ood": 8},
         "chance": both([0.25, 0.26], [0.25, 0.26]),
         "systems": {"weak": both([0.25, 0.75], [0.125, 0.375]), "student": both([0.5, None], [0.25, None])},
     }
@@ -121,6 +130,15 @@ def test_seeds_that_ran_both_are_compared(real: ModuleType) -> None:
     assert list(real.table(found))[2].startswith("| weak expert | 4 | 54.0 [")
     assert list(real.table(found))[3:] == list(real.table(toy()))[3:]
     assert list(real.differences(found)) == list(real.differences(toy()))
+
+
+def test_a_single_seed_has_its_questions_interval_and_no_difference(real: ModuleType) -> None:
+    found = toy()
+    for system in ("student", "ceiling"):
+        found["systems"][system] = both([0.5, None, None], [0.3, None, None])
+    lines = list(real.table(found))
+    assert lines[3] == "| student of AdaBoost | 1 | 50.0 [40.4, 59.6]* | 30.0 [21.9, 39.6] | withheld | withheld |"
+    assert len(list(real.differences(found))) == 2  # the headings alone
 
 
 def test_a_trial_is_stored_once_and_in_order(real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
