@@ -28,6 +28,7 @@ from results_store import HERE, keep
 PARTS = (
     "results_tables",
     "results_tables_bases",
+    "results_tables_default",
     "results_tables_diverse",
     "results_tables_students",
     "results_tables_scripts",
