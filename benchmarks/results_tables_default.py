@@ -69,4 +69,15 @@ TABLES = {
         ),
     ),
     "default-unseen": Table("differences", _gaps("unseen")),
+    "default-ceilings": Table(
+        "power",
+        tuple(
+            (default(f"{name}, {families} families", system, families), default("ceiling", "ceiling", families))
+            for families in ("usual", "unseen")
+            for name, system in (
+                ("student of the default", "student"),
+                ("student of the single expert", "student_from_weak"),
+            )
+        ),
+    ),
 }
