@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from results_figures import Figure
 from results_kinds import Table
 from results_store import Who
 
@@ -80,4 +81,14 @@ TABLES = {
             )
         ),
     ),
+}
+
+_SHORT = {
+    "weak": "weak expert, best of four", "weak_total": "the same, total compute", "uniform": "uniform ensemble",
+    "bagging": "bagging", "ensemble": "boosted ensemble", "student_from_weak": "student of weak",
+    "student_from_uniform": "student of uniform", "student": "student of boosted", "strong_on_easy": "strong on easy",
+    "ceiling": "ceiling",
+}  # fmt: skip
+FIGURES = {
+    "results-default-unseen": Figure("dots", tuple(default(label, name, "unseen") for name, label in _SHORT.items())),
 }
