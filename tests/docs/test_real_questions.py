@@ -83,7 +83,7 @@ def make_study(folder: Path, cells: dict[int, dict[str, float]], **other: Any) -
                 "system": name,
                 "split": split,
                 "metric": metric,
-                "value": value / part,
+                "value": value / part if metric == "option_accuracy" else 0.9,
                 "chance": 0.25 + seed / 100,
                 "n": 8,
             }
