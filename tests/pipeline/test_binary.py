@@ -15,6 +15,7 @@ from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.opening import Task
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.run import execute
+from ensemw2s.experiment.sources import load_splits
 from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
@@ -179,3 +180,23 @@ def test_rows_of_our_own_are_asked_as_they_are() -> None:
     assert Task("binary").rows([Row("a", "?", "yes"), Row("b", "?", "no")], 0)[0].choices == ("no", "yes")
     with pytest.raises(ConfigError, match="unknown task kind 'choice'"):
         Task("choice")  # type: ignore[arg-type]
+
+
+def test_the_built_in_world_asks_yes_or_no() -> None:
+    words = [
+        "task=binary",
+        "data.families=[count,words]",
+        "split.weak_train=40",
+        "split.pool=20",
+        "split.test_id=20",
+        "seed=3",
+    ]
+    splits = load_splits(load_config("tiny", words))
+    free = load_splits(load_config("tiny", words[1:]))
+    for name, rows in splits.named().items():
+        answers = [row.answer for row in rows]
+        assert abs(answers.count("yes") - answers.count("no")) <= 1, name
+        asked = {row.id: row for row in getattr(free, name)}
+        for row in rows:  # yes, if and only if the candidate is the answer of the free question
+            assert (row.raw["candidate"] == asked[row.id].answer) == (row.answer == "yes")
+    assert splits == load_splits(load_config("tiny", words))

@@ -7,6 +7,7 @@ question, half of them the right answer, half a wrong one. Rows that ask yes/no 
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from ensemw2s.data.rows import Row
@@ -53,6 +54,44 @@ def to_yes_no(rows: Sequence[Row], *, seed: int, purpose: str = "") -> tuple[lis
     if left_out:
         report["yes/no rows left out to balance the classes"] = len(left_out)
     return [made[row.id] for row in usable if row.id not in left_out], report
+
+
+def two_choices(rows: Sequence[Row], *, seed: int, purpose: str = "") -> list[Row]:
+    """Rows with free answers as choices between the right answer and a wrong one, so that they can be asked yes or no.
+
+    The wrong one is the answer of another row, drawn by hash among the different answers of the same family (column
+    ``family``) and difficulty; where those are all alike, of the family, then of all rows. Which choice stands first
+    is drawn too. The order of the rows does not matter.
+
+    Args:
+        rows: labelled, without choices.
+        seed: of the hashes.
+        purpose: tells apart draws for several sets of rows.
+
+    Raises:
+        DataError: all answers are alike.
+    """
+    found: dict[tuple[object, ...], set[str]] = {}
+    for row in rows:
+        for circle in _circles(row):
+            found.setdefault(circle, set()).add(row.answer or "")
+    answers = {circle: sorted(texts) for circle, texts in found.items()}
+    made = []
+    for row in rows:
+        right = row.answer or ""
+        others = next((answers[circle] for circle in _circles(row) if len(answers[circle]) > 1), None)
+        if others is None:
+            raise DataError(f"all answers are {row.answer!r}: a wrong one to ask about needs rows that differ in them")
+        place = int(unit_hash(seed, "two-choices", purpose, "wrong", row.id) * (len(others) - 1))
+        pair = (right, others[place + (place >= bisect_left(others, right))])  # any but the right one
+        first = unit_hash(seed, "two-choices", purpose, "first", row.id) < 0.5
+        made.append(dataclasses.replace(row, choices=pair if first else pair[::-1]))
+    return made
+
+
+def _circles(row: Row) -> tuple[tuple[object, ...], ...]:
+    family = str(row.raw.get("family"))
+    return (family, row.difficulty), (family,), ()
 
 
 def askable(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:

@@ -141,7 +141,7 @@ class Config:
         device: "auto", "cpu", "cuda", "cuda:0", "mps".
         dtype: "float32", "bfloat16", "float16" or "auto".
         task: "generation" (answers are texts), or "binary": (question, candidate answer) is right or wrong; rows with
-            choices become yes/no rows with balanced classes.
+            choices become yes/no rows with balanced classes, and those of the built-in world get a wrong answer each.
         head: of a binary task: the two verbalised "tokens" of the language model, or a "classifier" head.
         noise: wrong labels put on purpose into the labelled rows, those of training and of validation; test rows and
             the pool's answers stay right.
@@ -222,10 +222,6 @@ class Config:
                     "random: "
                     "use boost.prior=none (AdaBoost's own) with head=classifier, or head=tokens"
                 )
-        if self.task == "binary" and self.data.source == "world":
-            raise ConfigError(
-                "task 'binary' is made from rows with choices, and the built-in world has none: give data.source"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested data, as it goes into ``results.json`` and into hashes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ensemw2s.data.binary import askable, to_yes_no
+from ensemw2s.data.binary import askable, to_yes_no, two_choices
 from ensemw2s.data.difficulty import rate_by
 from ensemw2s.data.noise import wrong_labels
 from ensemw2s.data.rows import Row
@@ -28,8 +28,18 @@ def load_splits(config: Config) -> Splits:
         ConfigError, DataError: settings or rows that do not fit; PrerequisiteError: the hub is out of reach.
     """
     splits = _world(config) if config.data.source == "world" else _given(config)
+    if config.task == "binary" and config.data.source == "world":
+        splits = _asked(splits, config.seed)
     splits = _yes_no(splits, config.seed) if config.task == "binary" else splits
     return _noisy(splits, config) if config.noise.rate else splits
+
+
+def _asked(splits: Splits, seed: int) -> Splits:
+    """The built-in world's rows, whose answers are free, with a wrong answer each to be told from the right one."""
+    lists: dict[str, Any] = {
+        name: tuple(two_choices(rows, seed=seed, purpose=name)) for name, rows in splits.named().items()
+    }
+    return dataclasses.replace(splits, **lists)
 
 
 def _noisy(splits: Splits, config: Config) -> Splits:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemw2s.data.binary import CLASSES, to_yes_no
+from ensemw2s.data.binary import CLASSES, to_yes_no, two_choices
 from ensemw2s.data.encoding import encode_classes, encode_prompts, encode_rows, first_answer_token, token_offsets
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
@@ -37,6 +37,38 @@ def test_classes_are_balanced_and_the_answer_is_true(count: int, seed: int) -> N
         assert f"which is {number}?" in row.question
         assert row.choices == ("no", "yes")
         assert row.difficulty == number
+
+
+def free(count: int) -> list[Row]:
+    """Four families at two levels; the answers of a family and level are told by their letters."""
+    return [Row(f"f{i}", f"question {i}?", f"{'abcd'[i % 4]}{i % 8 // 4} {i % 40}", difficulty=i % 8 // 4,
+                raw={"family": "abcd"[i % 4]}) for i in range(count)]  # fmt: skip
+
+
+@given(count=st.integers(32, 120), seed=st.integers(0, 99))
+def test_free_answers_get_a_wrong_one_of_their_family_and_level(count: int, seed: int) -> None:
+    rows = free(count)
+    made = two_choices(rows, seed=seed)
+    for row, one in zip(rows, made, strict=True):
+        assert one.answer == row.answer
+        assert one.choices is not None
+        assert one.answer in one.choices
+        (wrong,) = {*one.choices} - {one.answer}
+        assert wrong[:2] == one.answer[:2]
+    assert two_choices(rows[::-1], seed=seed) == made[::-1]
+    assert {one.choices.index(one.answer) for one in made if one.choices} == {0, 1}
+    assert made != two_choices(rows, seed=seed, purpose="test")
+
+
+def test_a_wrong_answer_comes_from_a_wider_circle_where_it_must() -> None:
+    rows = [Row("1", "?", "same", difficulty=1, raw={"family": "a"}), Row("2", "?", "same", difficulty=1, raw={"family": "a"}),
+            Row("3", "?", "harder", difficulty=2, raw={"family": "a"}), Row("4", "?", "strange", raw={"family": "b"})]  # fmt: skip
+    made = {row.id: {*row.choices} - {row.answer} for row in two_choices(rows, seed=0) if row.choices}
+    assert made["1"] == made["2"] == {"harder"}  # of the family: none of its level is another
+    assert made["3"] == {"same"}
+    assert made["4"] <= {"same", "harder"}  # the family has no other
+    with pytest.raises(DataError, match="all answers are 'same'"):
+        two_choices(rows[:2], seed=0)
 
 
 def test_draws_follow_the_seed_and_the_id_not_the_order() -> None:

@@ -42,7 +42,6 @@ def test_every_preset_is_valid_and_described(name: str) -> None:
         ("shots=0", "shots must be at least 1"),
         ("noise.rate=1", "noise.rate is the share of wrong labels, at least 0 and below 1"),
         ("noise.kind=adverse", "noise.kind"),
-        ("task=binary", "the built-in world has none"),
         ("loss.name=fancy", "unknown name 'fancy' among losses"),
         ("selection.fraction=0", r"selection.fraction must lie in \(0, 1\]"),
         ("selection.name=best", "unknown name 'best' among selections"),
