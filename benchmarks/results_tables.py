@@ -191,6 +191,10 @@ TABLES = {
     ),
     "random": Table("scores", _RANDOM, sides=_TOGETHER, tests=(BOTH,)),
     "random-differences": Table("differences", pairs_of("random", _GAINS), sides=_TOGETHER, tests=(BOTH,)),
+    "binary": Table("scores", every("binary", (*_WEAK_SIDE, "student of weak", "student of AdaBoost", *_STRONG_SIDE[1:]))),
+    "binary-differences": Table(
+        "differences", pairs_of("binary", (*_GAINS, ("student of AdaBoost", "student of weak"), ("student of additive", "additive, ν = 0.1")))
+    ),
     **{f"transfer-{way}": Table("scores", every("transfer", (*_WEAK_SIDE, *_STRONG_SIDE), way), sides=_BETWEEN) for way in _WAYS},
     "transfer-differences": Table(
         "differences",
