@@ -82,6 +82,10 @@ def test_one_boosts_from_several_models(tmp_path: Path) -> None:
     )  # fmt: skip
     widths = [AutoModelForCausalLM.from_pretrained(folder / f"expert-{t}").config.hidden_size for t in (1, 2)]
     assert widths == [48, 128]
+    few = boost(
+        rows, ["w2s-weak", "w2s-strong", "w2s-weak-5"], tmp_path / "few", rounds=1, training=budget, machine=machine
+    )
+    assert "more_bases" not in json.loads((few / "ensemble.json").read_text())  # no expert started from the others
     mixed = boost(rows, "w2s-weak", tmp_path / "mean", rounds=1, rule="mean", training=budget, machine=machine)
     told = json.loads((mixed / "ensemble.json").read_text())
     assert told["rule"] == "mean"

@@ -43,7 +43,21 @@ def test_scores_stand_as_in_the_results(finished: tuple, system: str) -> None:
     assert f"Data: {rows} rows of the built-in world of ensemw2s" in text
     if system == "student":
         quality = next(one for one in results["pseudo_labels"] if one["teacher"] == "ensemble")
+        assert quality["taught"] == quality["n"]
         assert f"How many of these labels are right: {100 * quality['value']:.1f} %" in text
+
+
+def test_a_card_tells_of_the_labels_that_the_student_learned_from(tmp_path: Path) -> None:
+    words = ["systems=[ensemble,student]", "selection.name=confident", "selection.fraction=0.25", "student_rows=all",
+             "boost.level=row", "split.weak_train=24", "split.test_id=8", "split.test_ood=8", "evaluation.examples=0"]  # fmt: skip
+    _, results = execute(load_config("tiny", words), tmp_path / "out", store=tmp_path / "store")
+    (quality,) = [one for one in results["pseudo_labels"] if one["teacher"] == "ensemble"]
+    assert quality["taught"] == 16
+    text = (tmp_path / "out" / "student" / "README.md").read_text(encoding="utf-8")
+    assert "Data: 40 rows" in text
+    assert "for 16 of them, right ones for the 24 labelled easy rows" in text
+    assert f"How many of these labels are right: {100 * quality['taught_right']:.1f} %" in text
+    assert "at the level of rows" in (tmp_path / "out" / "ensemble" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("system", ["ensemble", "student"])

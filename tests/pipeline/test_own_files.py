@@ -12,12 +12,18 @@ from typing import Any
 
 import pytest
 
+from ensemw2s import api
 from ensemw2s.errors import CacheError, ConfigError, DataError
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.run import execute
 from ensemw2s.experiment.sources import load_splits
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_data.py"
+
+
+def test_a_model_in_memory_is_refused_in_a_line() -> None:
+    with pytest.raises(ConfigError, match=r"got list: save it \(save_pretrained\) and give the folder"):
+        api.generate([], "a question")  # type: ignore[arg-type]
 
 
 def test_the_example_runs(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ensemw2s import parallel
-from ensemw2s.api.rows import Rows, as_rows, columns
+from ensemw2s.api.rows import Rows, as_name, as_rows, columns
 from ensemw2s.artifacts import fingerprint, write_json
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
@@ -92,7 +92,7 @@ def label(
     machine, reporter = machine or Machine(), reporter or Reporter()
     if out is not None and is_label_folder(out):
         found, total, source = _question_stream(questions)  # refuses unusable rows before any model is opened
-        opened = open_members(str(ensemble), machine, reporter, task_format=task_format, label_by=label_by)
+        opened = open_members(as_name(ensemble), machine, reporter, task_format=task_format, label_by=label_by)
         with reporter.working("label questions", "row") as progress:
             common = {"min_confidence": min_confidence, "source": source, "total": total, "restart": restart,
                       "progress": lambda done, _: progress(done, total)}  # fmt: skip
@@ -105,7 +105,7 @@ def label(
             f"soft labels, votes and resuming need a folder to write to, got {'nothing' if out is None else out}: "
             "give a name that ends in /"
         )
-    opened = open_members(str(ensemble), machine, reporter, task_format=task_format, label_by=label_by)
+    opened = open_members(as_name(ensemble), machine, reporter, task_format=task_format, label_by=label_by)
     rows = opened.task.rows(as_rows(questions, need_answer=False), 0)
     checks = opened.task.rows(as_rows(validation), 0) if validation is not None else []
     answers = _labels(opened, rows)
@@ -136,7 +136,7 @@ def evaluate(
     for metric in metrics:
         if metric not in METRICS:
             raise ConfigError(f"unknown metric '{metric}'; allowed: {', '.join(METRICS)}")
-    opened = open_members(str(model), machine or Machine(), reporter or Reporter(), task_format=task_format)
+    opened = open_members(as_name(model), machine or Machine(), reporter or Reporter(), task_format=task_format)
     rows = opened.task.rows(as_rows(data), seed)
     found = measure_rows(opened.bench, opened.members, rows, metrics, "test")
     by_id = {row.id: row for row in rows}
@@ -187,7 +187,7 @@ def generate(
         prompt.encode()
     except UnicodeEncodeError as error:  # bytes of the terminal that are no UTF-8
         raise DataError(f"the prompt {shown(prompt)} is no Unicode text: type it in UTF-8") from error
-    opened = open_members(str(model), machine or Machine(), reporter or Reporter())
+    opened = open_members(as_name(model), machine or Machine(), reporter or Reporter())
     if opened.task.kind == "binary" and opened.task.head == "classifier":
         raise ConfigError(
             f"{model} tells yes from no by a classifier head and writes no text: use 'label' or 'evaluate'"

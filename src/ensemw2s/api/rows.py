@@ -13,6 +13,20 @@ from ensemw2s.experiment.sources import load_rows
 Rows = str | Path | Sequence[Row]
 
 
+def as_name(model: object) -> str:
+    """A folder or a name as text.
+
+    Raises:
+        ConfigError: a model in memory, of which neither identity nor task format is known.
+    """
+    if isinstance(model, (str, Path)):
+        return str(model)
+    raise ConfigError(
+        f"expected the folder or the name of an ensemble or model, got {type(model).__name__}: save it "
+        "(save_pretrained) and give the folder"
+    )
+
+
 def as_rows(rows: Rows, *, need_answer: bool = True) -> list[Row]:
     """Rows as they are, or read from a file or a hub data set by name."""
     found = load_rows(str(rows), need_answer=need_answer) if isinstance(rows, (str, Path)) else list(rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ensemw2s import parallel
-from ensemw2s.api.rows import Rows, as_labelled, as_rows, free_folder
+from ensemw2s.api.rows import Rows, as_labelled, as_name, as_rows, free_folder
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.ensemble.combine import RULES
@@ -74,6 +74,9 @@ def boost(
     """
     machine, reporter = machine or Machine(), reporter or Reporter()
     bases = (weak,) if isinstance(weak, str) else tuple(weak)
+    if len(bases) > rounds >= 1:
+        reporter.note(f"{len(bases)} weak models for {rounds} experts: {', '.join(bases[rounds:])} not used")
+        bases = bases[:rounds]
     if not bases:
         raise ConfigError("no weak model is named: give at least one built-in name, model folder or hub id")
     chosen = dataclasses.replace(settings or usual_settings(rule, len(bases)), rounds=rounds)
@@ -140,7 +143,7 @@ def train_student(
             f"loss '{loss.name}' learns from a teacher's probabilities: name the ensemble that gave the labels as "
             f"teacher"
         )
-    opened = open_members(str(teacher), machine, reporter, task_format=task_format) if teacher is not None else None
+    opened = open_members(as_name(teacher), machine, reporter, task_format=task_format) if teacher is not None else None
     task = opened.task if opened else task or Task()
     rows = task.rows(as_labelled(labels), seed)
     form = opened.task_format if opened else task_format or TaskFormat()

@@ -190,7 +190,7 @@ def _prepare(log_probs: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
 
 @RULES.register("mean")
 def mean(log_probs: Tensor, alphas: Tensor) -> Tensor:
-    """Weighted mean of probabilities, the paper's decode rule (``algorithm.md`` section 1 step 6); the default.
+    """Weighted mean of probabilities: the paper's decode rule (arXiv 2410.04571), and AdaBoost's here.
 
     p(v) = Σ_t α_t p_t(v) / Σ_t α_t
 

@@ -9,6 +9,7 @@ from typing import Any
 from ensemw2s.data.hub import DATASETS
 from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.card import Score, Story
+from ensemw2s.evaluation.intervals import wilson
 from ensemw2s.experiment.config import Config, plain
 from ensemw2s.experiment.identity import rows_fingerprint
 from ensemw2s.experiment.pipeline import Outcome
@@ -42,11 +43,25 @@ def story_of_ensemble(config: Config, outcome: Outcome, results: Mapping[str, An
 def story_of_student(config: Config, outcome: Outcome, results: Mapping[str, Any]) -> Story:
     """Of a run's student, with how right the labels were that it learned from."""
     settings = {"student": config.student, "loss": config.loss, "selection": config.selection, "seed": config.seed}
-    pool = outcome.labelled["ensemble"].rows
-    told = story_of_rows(pool, "those of the boosted ensemble", config.data.source, **settings)
+    pool, easy = outcome.labelled["ensemble"].rows, outcome.splits.weak_train
+    labels = "those of the boosted ensemble"
+    if config.student_rows == "all":
+        labels += f" for {len(pool)} of them, right ones for the {len(easy)} labelled easy rows"
+        settings["student_rows"] = config.student_rows
+        pool = (*pool, *easy)
+    told = story_of_rows(pool, labels, config.data.source, **settings)
     quality = next((one for one in results["pseudo_labels"] if one["teacher"] == "ensemble"), None)
-    found = None if quality is None else Score(system="ensemble", split="pool", **_numbers(quality))
+    found = None if quality is None or not quality["taught"] else _taught(quality)
     return told.model_copy(update={"system": "student", "label_quality": found, **_measured(results, "student")})
+
+
+def _taught(quality: Mapping[str, Any]) -> Score:
+    """How right the labels are that the student learned from; of those its selection left out nothing is said."""
+    rows, right = quality["taught"], quality["taught_right"]
+    span = wilson(round(right * rows), rows)
+    return Score(
+        system="ensemble", split="pool", metric=quality["metric"], value=right, low=span.low, high=span.high, n=rows
+    )
 
 
 def _measured(results: Mapping[str, Any], system: str) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def plan_run(config: Config) -> list[str]:
     for name in build_order(("weak", *config.systems)):
         if name in weak_runs:
             factor, times = weak_runs[name]
-            cost, model = _scaled(weak, factor), config.models.weak
+            cost, model = _scaled(weak, factor), ", ".join(config.models.bases)
         elif SYSTEMS.get(name).side == "student" or name in ("strong_on_easy", "ceiling"):
             times = config.iterations - 1 if name == "student_iterated" else 1
             rows = {"strong_on_easy": easy, "ceiling": pool + beside}.get(name, taught + beside)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ensemw2s.boosting.rounds import BoostSettings, RoundRecord
 from ensemw2s.boosting.samples import Samples
 from ensemw2s.data.rows import Row
+from ensemw2s.ensemble.combine import RULES
 from ensemw2s.ensemble.evidence import ExpertTokens
 from ensemw2s.errors import ConfigError
 from ensemw2s.methods.bench import Members
@@ -92,8 +93,9 @@ def check_form(settings: BoostSettings, rule: str) -> None:
     """Refuse, before any work, a form of boosting with a rule that does not combine what it builds.
 
     Raises:
-        ConfigError: form "additive" with another rule, or the rule "additive" with another form.
+        ConfigError: no such rule, form "additive" with another rule, or the rule "additive" with another form.
     """
+    RULES.get(rule)
     if (settings.form == "additive") != (rule == "additive"):
         cure = (
             "boost.form=discrete for this rule, or leave the rule out" if rule != "additive" else "boost.form=additive"

@@ -75,8 +75,7 @@ def agreement(labelled: Sequence[Labelled], settings: SelectionSettings) -> list
 
 @SELECTIONS.register("balanced")
 def balanced(labelled: Sequence[Labelled], settings: SelectionSettings) -> list[int]:
-    """The same number of labels for every class, the most confident of each: a teacher's bias towards a class ends "
-    "here.
+    """The same number of labels for every class, the most confident of each: a teacher's bias to a class ends here.
 
     Raises:
         DataError: the labels are no classes (more than twenty different ones), or only one class was given.

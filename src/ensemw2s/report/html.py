@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ensemw2s.report import words
 from ensemw2s.report.headline import headline
-from ensemw2s.report.method import how_boosted, what_students_read
+from ensemw2s.report.method import how_boosted, what_students_read, worth_a_look
 from ensemw2s.report.results import Record, Results
 from ensemw2s.report.tables import band_table, main_table, withheld_reasons
 from ensemw2s.report.views import grouped, page_data, shade
@@ -75,6 +75,7 @@ def render_html(results: Results, drawings: dict[str, Drawing], views: Record | 
         plots={name: {"svg": Markup(drawing.svg), "caption": drawing.caption} for name, drawing in drawings.items()},
         meanings=_meanings(results),
         boosted=how_boosted(results["config"]),
+        suspects=worth_a_look(results["config"]),
         learned=what_students_read(results["config"]),
         bands=band_table(results),
         groups=groups,

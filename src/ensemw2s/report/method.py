@@ -28,6 +28,19 @@ def how_boosted(config: Mapping[str, Any]) -> str:
     )
 
 
+def worth_a_look(config: Mapping[str, Any]) -> tuple[str, str]:
+    """What is common to the tokens listed as suspicious, and what it may mean."""
+    if _section(config, "boost").get("form") == "additive":
+        return (
+            "that were left to explain more in every round",
+            "What each sum of experts gave them fell behind the others round by round: hard, or wrongly labelled.",
+        )
+    return (
+        "that every expert gets wrong",
+        "Their weight rose in every round. A label that no expert learns may be hard, or wrong.",
+    )
+
+
 def what_students_read(config: Mapping[str, Any]) -> str:
     """Which labels students learn from, where it is not all of them alone; else empty."""
     selection = _section(config, "selection")

@@ -94,8 +94,9 @@ def draw_rounds(results: Results) -> Figure | None:
     figure, (top, bottom) = new_figure(4.0, rows=2, sharex=True, height_ratios=[3, 2])
     numbers = [entry["round"] for entry in rounds]
     colour = SYSTEMS["ensemble"].colour
+    added = (results["config"].get("boost") or {}).get("form") == "additive"
     for key, label, line, mark, shade in (
-        ("error", "weighted error (sets alpha)", "-", "s", colour),
+        ("error", "error on what was left" if added else "weighted error (sets alpha)", "-", "s", colour),
         ("train_token_error", "plain error on the training tokens", "--", "o", SYSTEMS["weak"].colour),
         ("prior_error", "error before any training", ":", "", MUTED),
     ):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ensemw2s.experiment.presets import load_config
-from ensemw2s.report.method import how_boosted, what_students_read
+from ensemw2s.report.method import how_boosted, what_students_read, worth_a_look
 
 
 def test_the_default_and_the_paper() -> None:
@@ -22,6 +22,8 @@ def test_the_default_and_the_paper() -> None:
         "Each round trains one expert from the pretrained weak model. Its weighted error"
     )
     assert what_students_read(paper) == ""
+    assert worth_a_look(paper)[0] == "that every expert gets wrong"
+    assert worth_a_look(quick)[0] == "that were left to explain more in every round"
     discrete = load_config(None, ["boost.form=discrete"]).to_dict()
     assert how_boosted(discrete).startswith(
         "Each round trains one expert from one of 4 pretrained weak models in turn."
