@@ -78,7 +78,9 @@ def test_every_stage_was_planned(ran: tuple[Path, Path]) -> None:
 
 
 def test_the_form_needs_its_rule() -> None:
-    with pytest.raises(ConfigError, match="set both or neither"):
-        load_config("tiny", ["boost.form=additive"])
+    assert load_config("tiny", ["boost.form=additive"]).rule == "additive"
+    for words in (["boost.form=additive", "rule=mean"], ["boost.form=discrete", "rule=additive"]):
+        with pytest.raises(ConfigError, match="combined by rule 'additive' and by no other"):
+            load_config("tiny", words)
     with pytest.raises(ConfigError, match="a student answers alone"):
         load_config("tiny", ["loss.name=additive"])
