@@ -15,8 +15,10 @@ from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.opening import Machine
 from ensemw2s.experiment.plan import plan_run
 from ensemw2s.experiment.presets import load_config
+from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.run import execute
 from ensemw2s.experiment.sources import load_splits
+from ensemw2s.report.write import write_report
 from ensemw2s.training.settings import TrainSettings
 
 SMALL = [
@@ -26,6 +28,14 @@ SMALL = [
     "evaluation.examples=0", "evaluation.metrics=[exact_match, nll]",
 ]  # fmt: skip
 BOTH = [*SMALL, "models.more_weak=[w2s-strong]"]
+
+
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.all: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.all.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +53,31 @@ def test_experts_of_two_sizes_take_turns(ran: tuple[Path, dict[str, Any]]) -> No
     ]
     assert widths == [48, 128, 48]
     chosen = {one["what"]: one for one in results["selection"]}
-    assert [one["value"] for one in chosen["weak_base"]["candidates"]] == [0.0, 1.0]
+    assert [one["value"] for one in chosen["weak_base"]["candidates"]] == ["w2s-weak", "w2s-strong"]
     told = json.loads((out / "ensemble" / "ensemble.json").read_text())
     assert (told["base"], told["more_bases"]) == ("w2s-weak", ["w2s-strong"])
     assert "`w2s-weak` and `w2s-strong` in turn" in (out / "ensemble" / "README.md").read_text()
+
+
+def test_a_run_starts_from_the_best_on_validation(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    words = [
+        "models.order=validation",
+        "boost.form=additive",
+        "boost.rounds=2",
+        "expert.epochs=4",
+        "systems=[ensemble]",
+    ]
+    execute(load_config("tiny", [*BOTH, *words]), tmp_path / "out", store=tmp_path_factory.mktemp("order"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (choice,) = [one for one in results["selection"] if one["what"] == "first_base"]
+    scores = {one["value"]: one["score"] for one in choice["candidates"]}
+    assert scores["w2s-strong"] > scores["w2s-weak"]
+    assert choice["chosen"] == "w2s-strong"
+    told = json.loads((tmp_path / "out" / "ensemble" / "ensemble.json").read_text())
+    assert (told["base"], told["more_bases"]) == ("w2s-strong", ["w2s-weak"])
+    write_report(tmp_path / "out")
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "one of 2 pretrained weak models in turn, the best on validation questions first" in report
 
 
 def test_the_folder_answers_as_the_run_did(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -97,6 +128,26 @@ def test_one_boosts_from_several_models(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             boost(rows, weak, tmp_path / "no", machine=machine, **settings)
+    assert not (tmp_path / "no").exists()
+
+
+def test_boosting_puts_the_best_on_held_out_rows_first(tmp_path: Path) -> None:
+    splits = load_splits(load_config("tiny", BOTH))
+    machine, told = Machine("cpu", store=tmp_path / "store"), Notes()
+    named: dict[str, Any] = {"training": TrainSettings(epochs=4), "machine": machine, "held_out": splits.validation}
+    both = ["w2s-weak", "w2s-strong"]
+    boost(splits.weak_train, both, tmp_path / "one", rounds=1, reporter=told, **named)
+    assert json.loads((tmp_path / "one" / "ensemble.json").read_text())["base"] == "w2s-strong"
+    assert any(
+        "w2s-weak" in note and "w2s-strong" in note and "right on the held-out rows" in note for note in told.all
+    )
+    assert any("2 weak models for 1 experts: w2s-weak not used" in note for note in told.all)
+    boost(splits.weak_train, both, tmp_path / "given", rounds=1, order="given", **named)
+    assert json.loads((tmp_path / "given" / "ensemble.json").read_text())["base"] == "w2s-weak"
+    with pytest.raises(ConfigError, match=r"order 'validation' ranks the 2 weak models .* use order=given"):
+        boost(splits.weak_train, both, tmp_path / "no", order="validation", machine=machine)
+    with pytest.raises(ConfigError, match=r"unknown order 'best': .*validation"):
+        boost(splits.weak_train, both, tmp_path / "no", order="best", machine=machine)  # type: ignore[arg-type]
     assert not (tmp_path / "no").exists()
 
 

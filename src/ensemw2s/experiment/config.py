@@ -25,7 +25,7 @@ from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 #: Settings that came after the first runs were stored; see ``Config.to_dict``.
-LATER = ("noise", "models.more_weak", "data.ood_families", "student_rows")
+LATER = ("noise", "models.more_weak", "models.order", "data.ood_families", "student_rows")
 DEFAULT_SYSTEMS = ("weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling")
 
 
@@ -71,6 +71,8 @@ class ModelsConfig:
         more_weak: further pretrained weak models of the same vocabulary. Experts start from ``weak`` and these in turn,
             boosted ones and their rivals alike; the single weak expert starts from the best of them on validation rows.
             ``weak`` set alone, over a preset or a file, empties it: these were company of the model before.
+        order: in which experts start from them: as "given", or by "validation" the one first whose plain expert is best
+            on validation rows, for boosted experts and their rivals alike.
         weak_tuning, strong_tuning: "full" or "lora".
         trust_remote_code: run code that comes with a model. Only ever true when written so.
     """
@@ -78,6 +80,7 @@ class ModelsConfig:
     weak: str = "w2s-weak"
     strong: str = "w2s-strong"
     more_weak: tuple[str, ...] = ()
+    order: Literal["given", "validation"] = "given"
     weak_tuning: Literal["full", "lora"] = "full"
     strong_tuning: Literal["full", "lora"] = "full"
     trust_remote_code: bool = False

@@ -29,8 +29,10 @@ def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path, story: S
     if folder.is_dir() and not is_ensemble_folder(folder):
         remove_aside(folder)  # the run's own, harmed: made again
     rounds = [dataclasses.asdict(record) for record in boosted.rounds]
-    # They are told and never loaded again (no adapter has one), so a folder's own name is enough.
-    more = [name if name in MODELS or not Path(name).is_dir() else Path(name).name for name in bench.settings.more_weak]
+    first, *others = dict.fromkeys(expert.base for expert in boosted.members.experts)
+    # The others are told and never loaded again (no adapter has one), so a folder's own name is enough.
+    names = [bench.settings.name("weak", base) for base in others]
+    more = [name if name in MODELS or not Path(name).is_dir() else Path(name).name for name in names]
     write_ensemble(
         folder,
         [expert.folder for expert in boosted.members.experts if expert.folder is not None],
@@ -38,7 +40,7 @@ def export_ensemble(bench: StoredBench, boosted: Boosted, folder: Path, story: S
         boosted.members.rule,
         tokenizer=bench.tokenizer("weak"),
         task_format=bench.settings.task_format,
-        base=base_name(bench, "weak"),
+        base=base_name(bench, "weak", first),
         kind="lora" if bench.settings.weak_tuning == "lora" else "full",
         meta={
             "rounds": rounds,
@@ -90,9 +92,9 @@ def _task(bench: StoredBench) -> dict[str, Any]:
     return {"task": bench.settings.task, "head": bench.settings.head} if bench.settings.binary else {}
 
 
-def base_name(bench: StoredBench, role: ModelRole) -> str:
+def base_name(bench: StoredBench, role: ModelRole, base: int = 0) -> str:
     """How a stored adapter names its base: built-in names and hub ids as they are, folders by their full path."""
-    name = bench.settings.name(role)
+    name = bench.settings.name(role, base)
     return name if name in MODELS or not Path(name).is_dir() else str(model_folder(name).resolve())
 
 

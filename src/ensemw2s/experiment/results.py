@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from ensemw2s.experiment.measuring import (
 from ensemw2s.experiment.noise import noise_record
 from ensemw2s.experiment.pipeline import Outcome
 from ensemw2s.experiment.views import build_views, examples_of
+from ensemw2s.methods.baselines import Selection
 from ensemw2s.methods.systems import SYSTEMS
 
 _SUSPICIOUS = 20
@@ -78,7 +80,7 @@ def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> Built
         "calibration": _calibration(measured),
         "diagnostics": diagnostics,
         **({"noise": noise} if noise else {}),
-        "selection": [_selection(choice) for choice in outcome.selection],
+        "selection": [_selection(choice, config.models.bases) for choice in outcome.selection],
         "examples": examples_of(views),
         "warnings": [*outcome.notes, *signs_of_trouble, *_length_notes(outcome, bench)],
         "timings": {name: round(seconds, 3) for name, seconds in bench.timings.items()},
@@ -266,9 +268,11 @@ def _split_sizes(outcome: Outcome) -> dict[str, Any]:
     return sizes
 
 
-def _selection(choice: Any) -> dict[str, Any]:
-    candidates = [{"value": value, "score": score} for value, score in choice.candidates]
-    return {"what": choice.what, "candidates": candidates, "chosen": choice.chosen}
+def _selection(choice: Selection, bases: Sequence[str]) -> dict[str, Any]:
+    """``bases``: names of the pretrained weak models, which choices among them count through."""
+    told = (lambda value: bases[int(value)]) if choice.what in ("weak_base", "first_base") else (lambda value: value)
+    candidates = [{"value": told(value), "score": score} for value, score in choice.candidates]
+    return {"what": choice.what, "candidates": candidates, "chosen": told(choice.chosen)}
 
 
 def _length_notes(outcome: Outcome, bench: StoredBench) -> list[str]:

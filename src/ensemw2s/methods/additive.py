@@ -29,7 +29,13 @@ from ensemw2s.training.settings import TrainSettings
 
 
 def boost_additive(
-    bench: Bench, rows: Sequence[Row], settings: BoostSettings, training: TrainSettings, *, seed: int, bases: int = 1
+    bench: Bench,
+    rows: Sequence[Row],
+    settings: BoostSettings,
+    training: TrainSettings,
+    *,
+    seed: int,
+    turns: Sequence[int] = (0,),
 ) -> Boosted:
     """Train ``settings.rounds`` experts, each added to the sum of those before it.
 
@@ -43,12 +49,13 @@ def boost_additive(
         settings: rounds, shrinkage and top_k.
         training: every expert's budget.
         seed: run seed.
-        bases: pretrained weak models that experts start from in turn.
+        turns: pretrained weak models that experts start from, over and over. The first counts most: its expert has
+            alpha 1, and the others learn what it leaves.
 
     Raises:
         DataError: the rows hold no answer token.
     """
-    pretrained = bench.token_table(bench.pretrained("weak"), rows)
+    pretrained = bench.token_table(bench.pretrained("weak", turns[0]), rows)
     if len(pretrained.label) == 0:
         raise DataError("the labelled rows hold no answer tokens: give rows with a non-empty answer")
     samples = Samples("token", pretrained.offsets)
@@ -60,7 +67,7 @@ def boost_additive(
     for number in range(1, settings.rounds + 1):
         expert = bench.fine_tune(
             "weak", rows, training, seed=derive_seed(seed, "expert", number), soft=soft,
-            loss=loss if soft else None, base=base_of(number, bases),
+            loss=loss if soft else None, base=base_of(number, turns),
         )  # fmt: skip
         experts.append(expert)
         tables.append(bench.token_table(expert, rows))

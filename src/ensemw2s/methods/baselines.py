@@ -73,15 +73,31 @@ def best_base_weak(
     return members, (Selection("weak_base", tuple((float(i), s) for i, s in enumerate(scores)), float(best)), choice)
 
 
+def best_first(
+    bench: Bench, rows: Sequence[Row], validation: Sequence[Row], training: TrainSettings, *, seed: int, bases: int
+) -> tuple[tuple[int, ...], Selection]:
+    """The pretrained weak models, the one whose plain expert is best on ``validation`` first; ties stay in their order.
+
+    The experts are those that ``single_weak`` tries with the same budget, so that a run trains them once.
+    """
+    scores = [
+        single_weak(bench, rows, validation, training, (), seed=seed, base=b)[1].candidates[0][1] for b in range(bases)
+    ]
+    turns = tuple(sorted(range(bases), key=lambda base: -scores[base]))
+    return turns, Selection("first_base", tuple((float(i), s) for i, s in enumerate(scores)), float(turns[0]))
+
+
 def uniform_ensemble(
-    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int, bases: int = 1
+    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int, turns: Sequence[int] = (0,)
 ) -> Members:
-    """``count`` experts on all labelled tokens that differ in their seed (and start from ``bases`` pretrained models in
-    turn), mixed with equal weights."""
+    """``count`` experts on all labelled tokens that differ in their seed, mixed with equal weights.
+
+    They start from the pretrained models ``turns``, over and over.
+    """
     return Members.equal(
         [
             bench.fine_tune(
-                "weak", rows, training, seed=derive_seed(seed, "expert", number), base=base_of(number, bases)
+                "weak", rows, training, seed=derive_seed(seed, "expert", number), base=base_of(number, turns)
             )
             for number in range(1, count + 1)
         ]
@@ -89,7 +105,7 @@ def uniform_ensemble(
 
 
 def bagging(
-    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int, bases: int = 1
+    bench: Bench, rows: Sequence[Row], training: TrainSettings, count: int, *, seed: int, turns: Sequence[int] = (0,)
 ) -> Members:
     """``count`` experts, each on N rows drawn with replacement (Breiman 1996), mixed with equal weights.
 
@@ -101,7 +117,7 @@ def bagging(
         bag = [rows[place] for place in drawn]
         experts.append(
             bench.fine_tune(
-                "weak", bag, training, seed=derive_seed(seed, "bagging", number), base=base_of(number, bases)
+                "weak", bag, training, seed=derive_seed(seed, "bagging", number), base=base_of(number, turns)
             )
         )
     return Members.equal(experts)

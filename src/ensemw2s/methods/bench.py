@@ -41,9 +41,9 @@ class Expert:
     base: int = 0
 
 
-def base_of(number: int, bases: int) -> int:
-    """Which pretrained model expert ``number`` (from 1) starts from: they take turns."""
-    return (number - 1) % bases
+def base_of(number: int, turns: Sequence[int]) -> int:
+    """Which pretrained model expert ``number`` (from 1) starts from: those of ``turns``, over and over."""
+    return turns[(number - 1) % len(turns)]
 
 
 @dataclasses.dataclass(frozen=True)

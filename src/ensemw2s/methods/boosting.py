@@ -39,7 +39,7 @@ def boost_experts(
     seed: int,
     rule: str,
     held_out: Sequence[Row] = (),
-    bases: int = 1,
+    turns: Sequence[int] = (0,),
 ) -> Boosted:
     """Train up to ``settings.rounds`` experts, each on what the ones before got wrong.
 
@@ -55,7 +55,7 @@ def boost_experts(
         rule: how the experts are combined.
         held_out: labelled rows that no expert trains on: ε_t is measured there with ``error_on="held-out"``, and rules
             that need fitting are fitted there.
-        bases: pretrained weak models that experts start from in turn; ε_0 of a round is that of its own.
+        turns: pretrained weak models that experts start from, over and over; ε_0 of a round is that of its own.
 
     Raises:
         DataError: the rows hold no answer token.
@@ -64,8 +64,8 @@ def boost_experts(
     """
     check_form(settings, rule)
     if settings.form == "additive":
-        return boost_additive(bench, rows, settings, training, seed=seed, bases=bases)
-    judge = _Judge(bench, rows, settings, held_out, bases)
+        return boost_additive(bench, rows, settings, training, seed=seed, turns=turns)
+    judge = _Judge(bench, rows, settings, held_out, turns)
     kept: list[tuple[Expert, float]] = []
     tables: list[ExpertTokens] = []
     rounds: list[RoundRecord] = []
@@ -76,7 +76,7 @@ def boost_experts(
         )
         expert = bench.fine_tune(
             "weak", rows, training, seed=derive_seed(seed, "expert", number),
-            token_weights=judge.samples.to_tokens(drawn).float(), base=base_of(number, bases),
+            token_weights=judge.samples.to_tokens(drawn).float(), base=base_of(number, turns),
         )  # fmt: skip
         table = bench.token_table(expert, rows)
         record = judge.take(expert, table, drawn, number)
@@ -95,7 +95,7 @@ def boost_experts(
         rounds=tuple(rounds),
         samples=judge.samples,
         weights=tuple(judge.history),
-        pretrained_error=judge.pretrained_errors[0],
+        pretrained_error=judge.pretrained_error,
         seconds=tuple(seconds),
         tables=tuple(tables),
         messages=(*alike(rows), *(record.message for record in rounds if record.message)),
@@ -106,7 +106,7 @@ class _Judge:
     """The weights of the training samples, and of the held-out ones where the error is measured there."""
 
     def __init__(
-        self, bench: Bench, rows: Sequence[Row], settings: BoostSettings, held_out: Sequence[Row], bases: int
+        self, bench: Bench, rows: Sequence[Row], settings: BoostSettings, held_out: Sequence[Row], turns: Sequence[int]
     ) -> None:
         self.bench, self.settings = bench, settings
         self.held_out = list(held_out) if settings.error_on == "held-out" else []
@@ -116,7 +116,8 @@ class _Judge:
                 "error_on=train or out-of-bag"
             )
         self.vocabulary = bench.vocabulary_size("weak")
-        models = [bench.pretrained("weak", base) for base in range(bases)]
+        bases = tuple(dict.fromkeys(turns))
+        models = [bench.pretrained("weak", base) for base in bases]
         tables = [bench.token_table(model, rows) for model in models]
         if len(tables[0].label) == 0:
             raise DataError("the labelled rows hold no answer tokens: give rows with a non-empty answer")
@@ -131,8 +132,8 @@ class _Judge:
             self.held_weights = uniform_weights(len(self.held_samples))
         # ε_0 belongs to the samples on which ε_t is measured, or the two could not be compared.
         judged = self.held_samples if self.held_out else self.samples
-        self.pretrained_wrong = [judged.wrong(table.wrong) for table in tables]
-        self.pretrained_errors = [float(wrong.double().mean()) for wrong in self.pretrained_wrong]
+        self.pretrained_wrong = {base: judged.wrong(table.wrong) for base, table in zip(bases, tables, strict=True)}
+        self.pretrained_error = float(self.pretrained_wrong[bases[0]].double().mean())
 
     def take(self, expert: Expert, table: ExpertTokens, drawn: Tensor, number: int) -> RoundRecord:
         """Judge the expert of one round and move the weights."""

@@ -89,7 +89,7 @@ def _ensemble(shop: Workshop) -> Members:
     s = shop.settings
     shop.boosted = boost_experts(
         shop.bench, shop.easy, s.boost, s.expert, seed=s.seed, rule=s.rule, held_out=shop.validation,
-        bases=s.bases,
+        turns=shop.in_turn(),
     )  # fmt: skip
     shop.notes.extend(shop.boosted.messages)
     return shop.boosted.members
@@ -97,7 +97,7 @@ def _ensemble(shop: Workshop) -> Members:
 
 def _of_seeds(make: Callable[..., Members], shop: Workshop) -> Members:
     s = shop.settings
-    return make(shop.bench, shop.easy, s.expert, s.boost.rounds, seed=s.seed, bases=s.bases)
+    return make(shop.bench, shop.easy, s.expert, s.boost.rounds, seed=s.seed, turns=shop.in_turn())
 
 
 def _of_one(make: Callable[..., Members], shop: Workshop) -> Members:

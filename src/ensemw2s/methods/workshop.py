@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import DataError
-from ensemw2s.methods.baselines import Selection
+from ensemw2s.methods.baselines import Selection, best_first
 from ensemw2s.methods.bench import Answer, Bench, Members
 from ensemw2s.methods.boosted import Boosted
 from ensemw2s.methods.selection import SelectionSettings
@@ -21,7 +21,7 @@ from ensemw2s.training.settings import TrainSettings
 class MethodSettings:
     """The part of a run's configuration that systems are built by; fields as in ``experiment.config.Config``.
 
-    ``bases`` is the number of pretrained weak models that experts start from in turn.
+    ``bases`` is the number of pretrained weak models, ``order`` the one in which experts start from them.
     """
 
     seed: int
@@ -35,6 +35,7 @@ class MethodSettings:
     iterations: int = 2
     shots: int = 4
     bases: int = 1
+    order: str = "given"
     student_rows: str = "pool"
 
 
@@ -55,6 +56,7 @@ class Workshop:
         labels: pseudo-labels of the pool by teacher, before any is left out.
         labelled: the same as training rows.
         notes: what the user should know.
+        turns: the pretrained weak models in the order in which experts start from them, once it is known.
     """
 
     bench: Bench
@@ -69,6 +71,19 @@ class Workshop:
     labels: dict[str, Mapping[str, Answer]] = dataclasses.field(default_factory=dict)
     labelled: dict[str, LabelledPool] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    turns: tuple[int, ...] | None = None
+
+    def in_turn(self) -> tuple[int, ...]:
+        """The pretrained weak models in the order in which experts of every ensemble start from them."""
+        if self.turns is None:
+            s = self.settings
+            self.turns = tuple(range(s.bases))
+            if s.order == "validation" and s.bases > 1:
+                self.turns, choice = best_first(
+                    self.bench, self.easy, self.validation, s.expert, seed=s.seed, bases=s.bases
+                )
+                self.selections.append(choice)
+        return self.turns
 
     def pseudo_labels(self, teacher: str) -> LabelledPool:
         """The pool under the labels of a system that is built already; labelled once."""

@@ -16,6 +16,8 @@ def how_boosted(config: Mapping[str, Any]) -> str:
     """
     more = _section(config, "models").get("more_weak") or ()
     start = f"one of {len(more) + 1} pretrained weak models in turn" if more else "the pretrained weak model"
+    if more and _section(config, "models").get("order") == "validation":
+        start += ", the best on validation questions first"
     if _section(config, "boost").get("form") == "additive":
         return (
             f"Every expert starts from {start}. The first is an ordinary one; each further one is trained on what the "

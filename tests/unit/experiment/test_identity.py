@@ -165,6 +165,8 @@ BASES: dict[str, dict[str, Any]] = {
     "additive": merge(PLAIN, {"boost": {"form": "additive"}, "rule": "additive"}),
     "weak lora": merge(PLAIN, {"models": {"weak_tuning": "lora", "strong_tuning": "full"}}),
     "not averaged": merge(PLAIN, {"systems": [name for name in PLAIN["systems"] if name != "averaged"]}),
+    "several": merge(PLAIN, {"models": {"more_weak": ["w2s-strong"]}, "systems": ["weak", "uniform"],
+                             "weak_epochs": [1]}),
 }  # fmt: skip
 
 
@@ -243,6 +245,8 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "models.weak": ("plain", "w2s-strong", WEAK_SIDE),
     "models.strong": ("plain", "w2s-weak", STUDENTS),
     "models.more_weak": ("not averaged", ["w2s-strong"], WEAK_SIDE - {AVERAGE}),
+    # Ranks them by experts of the ensemble's budget; equal scores, as here, leave them as given.
+    "models.order": ("several", "validation", frozenset({WEAK, ANSWERS})),
     "models.weak_tuning": ("plain", "lora", WEAK_SIDE),
     "models.strong_tuning": ("plain", "full", STUDENTS),
     "models.trust_remote_code": ("plain", True, NOTHING),  # these models bring no code; see model_fingerprint

@@ -40,7 +40,7 @@ class Numbered:
         self.trained: list[dict[str, Any]] = []
         self.softened: list[tuple[Members, int, dict[str, Any]]] = []
 
-    def pretrained(self, role: str) -> Expert:
+    def pretrained(self, role: str, base: int = 0) -> Expert:
         return Expert("weak", "pretrained", None)
 
     def vocabulary_size(self, role: str) -> int:

@@ -18,6 +18,7 @@ from ensemw2s.methods.baselines import (
     averaged_model,
     bagging,
     best_base_weak,
+    best_first,
     few_shot,
     single_weak,
     snapshot_ensemble,
@@ -469,13 +470,43 @@ def test_experts_start_from_the_pretrained_models_in_turn() -> None:
     wrong = [[1] * 8, [1, 1] + [0] * 6, [0, 0, 1, 1] + [0] * 4, [0] * 5 + [1, 0, 0]]
     bench = TableBench(wrong)
     for make in (uniform_ensemble, bagging):
-        members = make(bench, ROWS, TrainSettings(), 3, seed=5, bases=2)
+        members = make(bench, ROWS, TrainSettings(), 3, seed=5, turns=(0, 1))
         assert [expert.base for expert in members.experts] == [0, 1, 0]
     bench.trained.clear()
     chosen = BoostSettings(mode="reweight", rounds=3)
-    boosted = boost_experts(bench, ROWS, chosen, TrainSettings(), seed=5, rule="mean", bases=2)
+    boosted = boost_experts(bench, ROWS, chosen, TrainSettings(), seed=5, rule="mean", turns=(0, 1))
     assert [call["base"] for call in bench.trained] == [0, 1, 0]
     assert [expert.base for expert in boosted.members.experts] == [0, 1, 0]
+
+
+def test_experts_start_from_the_best_pretrained_model_first() -> None:
+    wrong = [[1] * 8, *[[1, 1] + [0] * 6] * 40]
+    scores = {1.0: 0.4, 101.0: 0.7, 201.0: 0.4}
+    once = TrainSettings(epochs=1)
+    turns, choice = best_first(TableBench(wrong, scores), ROWS, ROWS, once, seed=1, bases=3)
+    assert turns == (1, 0, 2)  # of the two that tie the one that was named first
+    assert (choice.what, choice.chosen) == ("first_base", 1.0)
+    assert choice.candidates == ((0.0, 0.4), (1.0, 0.7), (2.0, 0.4))
+    bench = TableBench(wrong, scores)
+    settings = MethodSettings(1, once, (1.0,), BoostSettings(mode="reweight", rounds=4), "mean", once, bases=3)
+    for order, bases, choices in (("given", [0, 1, 2, 0], 0), ("validation", [1, 0, 2, 1], 1)):
+        shop = Workshop(bench, dataclasses.replace(settings, order=order), ROWS, ROWS, ROWS)  # type: ignore[arg-type]
+        for name in ("uniform", "bagging", "ensemble"):
+            found = SYSTEMS.get(name).build(shop).experts
+            assert [expert.base for expert in found] == bases, (order, name)
+        assert len(shop.selections) == choices  # ranked once for all
+    one = dataclasses.replace(settings, bases=1, order="validation")
+    assert Workshop(bench, one, ROWS, ROWS, ROWS).in_turn() == (0,)  # type: ignore[arg-type]
+
+
+def test_the_error_before_training_is_that_of_the_model_that_comes_first() -> None:
+    bench = TableBench([[], [1, 1] + [0] * 6, [1, 1] + [0] * 6])
+    bench.before = [torch.tensor([True] * 6 + [False] * 2), torch.tensor([True] * 4 + [False] * 4)]
+    settings = BoostSettings(mode="reweight", rounds=2, shrinkage=1e-9)
+    boosted = boost_experts(bench, ROWS, settings, TrainSettings(), seed=5, rule="mean", turns=(1, 0))
+    assert boosted.pretrained_error == 0.5
+    assert boosted.rounds[0].alpha == pytest.approx(math.log(3) + math.log(1), abs=1e-6)
+    assert boosted.rounds[1].alpha == pytest.approx(math.log(3) + math.log(3), abs=1e-6)
 
 
 def test_a_round_is_compared_with_the_pretrained_model_it_started_from() -> None:
@@ -483,7 +514,7 @@ def test_a_round_is_compared_with_the_pretrained_model_it_started_from() -> None
     bench = TableBench([[], [1, 1] + [0] * 6, [1, 1] + [0] * 6])
     bench.before = [torch.tensor([True] * 6 + [False] * 2), torch.tensor([True] * 4 + [False] * 4)]
     settings = BoostSettings(mode="reweight", rounds=2, shrinkage=1e-9)
-    first, second = boost_experts(bench, ROWS, settings, TrainSettings(), seed=5, rule="mean", bases=2).rounds
+    first, second = boost_experts(bench, ROWS, settings, TrainSettings(), seed=5, rule="mean", turns=(0, 1)).rounds
     assert first.alpha == pytest.approx(math.log(3) + math.log(3))
     assert second.alpha == pytest.approx(math.log(3) + math.log(1), abs=1e-6)
 
