@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from short_passages import MOST_WORDS, RATINGS
 
 from ensemw2s.data.rows import Row
 from ensemw2s.data.splits import Splits
@@ -42,6 +43,14 @@ _PASSAGE = {
     "split": {"threshold": 60, "weak_train": 1200, "validation": 250, "pool": 50, "test_id": 50, "test_ood": 50},
     "format": {"max_length": 256},
 }
+_SHORT = {
+    "data": {"source": "sciq", "difficulty": str(RATINGS)},
+    "split": {"validation": 200, "test_id": 100, "test_ood": 100},
+    "format": {"max_length": 512},
+    "expert": {"batch_size": 8},
+}
+# Both sides in turn: the weak side is trained on the short passages, the ceiling on the longer ones.
+_UP_TO_30, _UP_TO_70 = list(range(6, 31)), list(range(31, MOST_WORDS + 1))
 _YES_NO = merge(
     _PASSAGE, {"task": "binary", "boost": {"prior": "none"}, "split": {"weak_train": 800, "validation": 300}}
 )
@@ -49,6 +58,12 @@ TASKS: dict[str, dict[str, Any]] = {
     "sciq, yes/no": _YES_NO,
     "sciq, yes/no, classifier": merge(_YES_NO, {"head": "classifier"}),
     "sciq, options": _PASSAGE,
+    "sciq, to 30 words": merge(
+        _SHORT, {"split": {"easy_levels": _UP_TO_30, "hard_levels": _UP_TO_70, "weak_train": 480, "pool": 50}}
+    ),
+    "sciq, 31 to 70 words": merge(
+        _SHORT, {"split": {"easy_levels": _UP_TO_70, "hard_levels": _UP_TO_30, "weak_train": 770, "pool": 50}}
+    ),
     "arc, options": {
         "data": {"source": "arc_easy"},
         "split": {"easy_levels": [1, 2], "hard_levels": [3], "validation": 300, "pool": 50, "test_id": 50, "test_ood": 50},
@@ -93,6 +108,10 @@ TRIALS = (
     Trial("sciq, options", LARGE),
     Trial("sciq, options", LARGE, 1, 5e-4),
     Trial("sciq, options", LARGE, 2, 5e-4),
+    Trial("sciq, to 30 words", LLAMA, 3, 1e-3),
+    Trial("sciq, to 30 words", LLAMA, 6, 1e-3),
+    Trial("sciq, 31 to 70 words", LLAMA, 3, 1e-3),
+    Trial("sciq, 31 to 70 words", LARGE, 2, 5e-4),
     Trial("sciq, yes/no", LLAMA, 3, 1e-3),
     Trial("sciq, yes/no, classifier", LLAMA, 3, 1e-3),
     Trial("arc, options", LLAMA),
@@ -105,13 +124,14 @@ TRIALS = (
 def configured(trial: Trial, shared: Path, seed: int) -> Config:
     """A run's configuration for one line; data and models lie in ``shared``."""
     task = TASKS[trial.task]
+    budget = {"epochs": trial.epochs or 1, "learning_rate": trial.learning_rate}
     settings = merge(
         task,
         {
             "seed": seed,
             "data": {"source": str(shared / "data" / f"{task['data']['source']}.jsonl.gz")},
             "models": {"weak": str(shared / "models" / trial.model), "strong": str(shared / "models" / trial.model)},
-            "expert": {"epochs": trial.epochs or 1, "learning_rate": trial.learning_rate, "batch_size": 16},
+            "expert": {"batch_size": 16, **task.get("expert", {}), **budget},
         },
     )
     if trial.rows:

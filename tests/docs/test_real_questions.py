@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import math
@@ -67,13 +68,13 @@ def test_differences_are_paired_and_corrected(real: ModuleType) -> None:
     """Three pairs of two tests; student - weak is +5 points for each seed, so p is 0 and stays 0."""
     lines = list(real.differences(toy()))
     assert len(lines) == 2 + 3
-    assert lines[2].startswith("| student of AdaBoost − weak expert | 3 | **+5.0 [+5.0, +5.0]** | < 0.001 | +5.0 [")
-    assert lines[3].startswith("| student of AdaBoost − ceiling | 3 | **-5.0 [-5.0, -5.0]** | < 0.001 |")
+    assert lines[2].startswith("| student of additive − weak expert | 3 | **+5.0 [+5.0, +5.0]** | < 0.001 | +5.0 [")
+    assert lines[3].startswith("| student of additive − ceiling | 3 | **-5.0 [-5.0, -5.0]** | < 0.001 |")
     assert lines[4].startswith("| ceiling − weak expert | 3 | **+10.0 [+10.0, +10.0]** | < 0.001 | **-10.0 ")
     assert all(line.count("|") == lines[0].count("|") for line in lines)
 
 
-def make_study(folder: Path, cells: dict[int, dict[str, float]], **other: Any) -> Path:
+def make_study(folder: Path, cells: dict[int, dict[str, float]], form: str = "additive", **other: Any) -> Path:
     """A finished study of some seeds: by seed, each system's share on the easy side; on the hard one it is half."""
     names = []
     for seed, systems in cells.items():
@@ -94,7 +95,9 @@ def make_study(folder: Path, cells: dict[int, dict[str, float]], **other: Any) -
         ]
         cell = folder / "cells" / names[-1]
         cell.mkdir(parents=True)
-        (cell / "results.json").write_text(json.dumps({"config": {"seed": seed}, "scores": scores}))
+        (cell / "results.json").write_text(
+            json.dumps({"config": {"seed": seed, "boost": {"form": form}}, "scores": scores})
+        )
     (folder / "study.json").write_text(json.dumps({"failed": [], "missing": [], "cells": names} | other))
     return folder
 
@@ -119,6 +122,17 @@ def test_what_is_kept_of_studies_of_real_questions(real: ModuleType, tmp_path: P
         real.keep([make_study(tmp_path / "lost", {0: {"weak": 0.3}}, missing=["one"])])
 
 
+def test_forms_of_boosting_are_told_apart(real: ModuleType, tmp_path: Path) -> None:
+    """The weak expert is one and the same, ensembles and their students are not."""
+    added = make_study(tmp_path / "added", {0: {"weak": 0.25, "ensemble": 0.5, "student": 0.75}})
+    drawn = make_study(tmp_path / "drawn", {0: {"weak": 0.25, "ensemble": 0.375, "student": 1.0}}, form="discrete")
+    found = real.keep([added, drawn])["systems"]
+    assert list(found) == ["weak", "adaboost", "ensemble", "student_of_adaboost", "student"]
+    assert {name: values["test_id"] for name, values in found.items()} == {
+        "weak": [0.25], "adaboost": [0.375], "ensemble": [0.5], "student_of_adaboost": [1.0], "student": [0.75]
+    }  # fmt: skip
+
+
 def test_seeds_that_ran_both_are_compared(real: ModuleType) -> None:
     """A fourth seed of the weak expert alone: in its own mean, in no difference and in no PGR."""
     found = toy()
@@ -137,7 +151,7 @@ def test_a_single_seed_has_its_questions_interval_and_no_difference(real: Module
     for system in ("student", "ceiling"):
         found["systems"][system] = both([0.5, None, None], [0.3, None, None])
     lines = list(real.table(found))
-    assert lines[3] == "| student of AdaBoost | 1 | 50.0 [40.4, 59.6]* | 30.0 [21.9, 39.6] | withheld | withheld |"
+    assert lines[3] == "| student of additive | 1 | 50.0 [40.4, 59.6]* | 30.0 [21.9, 39.6] | withheld | withheld |"
     assert len(list(real.differences(found))) == 2  # the headings alone
 
 
@@ -189,3 +203,30 @@ def test_the_trials_of_the_page_are_those_of_the_script(real: ModuleType) -> Non
     known = {(one.task, one.model, float(one.epochs)) for one in trials.TRIALS} | {("sciq, options", "none", 0.0)}
     assert {(one["task"], one["model"], float(one["epochs"])) for one in stored} <= known
     assert len(stored) > 1
+
+
+def test_the_short_study_takes_short_passages_with_options(real: ModuleType) -> None:
+    from ensemw2s.data.rows import Row
+
+    short = importlib.import_module("short_passages")
+
+    def row(name: str, words: int, options: int | None) -> Row:
+        choices = None if options is None else tuple("abcd"[:options])
+        return Row(id=name, question="q?", answer="a", context=" word" * words or None, choices=choices)
+
+    rows = [
+        row("one", 3, 2),
+        row("open", 3, None),
+        row("alone", 3, 1),
+        row("long", 71, 4),
+        row("most", 70, 4),
+        row("no", 0, 4),
+    ]
+    assert short.rated(rows) == {"one": 3, "most": 70}
+
+
+def test_its_ratings_are_those_of_the_script(real: ModuleType, shared: Path) -> None:
+    short = importlib.import_module("short_passages")
+    lines = gzip.decompress(short.RATINGS.read_bytes()).decode().splitlines()
+    stored = {one["id"]: one["difficulty"] for one in map(json.loads, lines)}
+    assert stored == short.rated(short.load_rows(str(shared / "data" / "sciq.jsonl.gz")))
