@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ensemw2s import parallel
+from ensemw2s.api.alone import one_writer
 from ensemw2s.api.rows import Rows, as_name, as_rows, columns
 from ensemw2s.artifacts import fingerprint, write_json
 from ensemw2s.data.formatting import TaskFormat
@@ -52,6 +53,13 @@ class Labels:
     report: LabelReport | None = None
 
 
+def is_label_folder(out: str | Path) -> bool:
+    """Whether ``out`` names a folder of labels: it ends in "/", has no ending, or is a folder already."""
+    ends = str(out).endswith(("/", os.sep))
+    return ends or Path(out).is_dir() or (not Path(out).suffix and not is_data_file(str(out)))
+
+
+@one_writer(inside=is_label_folder)
 def label(
     ensemble: str | Path,
     questions: Rows,
@@ -117,6 +125,7 @@ def label(
     return Labels(records, len(rows) - len(sure), expected)
 
 
+@one_writer()
 def evaluate(
     model: str | Path,
     data: Rows,
@@ -201,12 +210,6 @@ def generate(
     opened.bench.settings = dataclasses.replace(opened.bench.settings, task_format=form)
     row = Row(id="prompt", question=prompt)
     return opened.bench.answer(opened.members, [row], purpose="prompt")["prompt"].text, told
-
-
-def is_label_folder(out: str | Path) -> bool:
-    """Whether ``out`` names a folder of labels: it ends in "/", has no ending, or is a folder already."""
-    ends = str(out).endswith(("/", os.sep))
-    return ends or Path(out).is_dir() or (not Path(out).suffix and not is_data_file(str(out)))
 
 
 def _question_stream(questions: Rows) -> tuple[Iterable[Row], int, str | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemw2s import parallel
+from ensemw2s.api.alone import one_writer
 from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.folder import default_out, finished_results, made_from, record_finished
@@ -129,6 +130,7 @@ def study(
     return summary
 
 
+@one_writer()
 def rate(
     rows: Rows,
     models: str | Sequence[str],

@@ -89,11 +89,11 @@ class Lock(abc.ABC):
             owner, touched = self._look()
             if touched is None:
                 continue  # it was let go between the two looks
-            if _mine(owner):
+            if is_mine(owner):
                 raise RuntimeError(f"{self} is held by the very thread that waits for it: a stage needs itself")
             if touched != seen[0]:
                 seen = (touched, time.monotonic())
-            if time.monotonic() - seen[1] > self.dead_after or _dead(owner):
+            if time.monotonic() - seen[1] > self.dead_after or is_dead(owner):
                 if self._succeed(owner):
                     return self._unless(finished)
                 continue
@@ -183,7 +183,7 @@ class StageLock(Lock):
     def sweep(self) -> None:
         """Remove the lock of what is finished where its owner ran here and is gone, or nobody touched it for a day."""
         owner, touched = self._look()
-        if touched is not None and (_dead(owner) or time.time() - touched / 1e9 > _DAY):
+        if touched is not None and (is_dead(owner) or time.time() - touched / 1e9 > _DAY):
             self._succeed(owner)
 
     def _drop(self) -> None:
@@ -278,12 +278,12 @@ def owner_here() -> dict[str, Any]:
     }
 
 
-def _mine(owner: dict[str, Any]) -> bool:
+def is_mine(owner: dict[str, Any]) -> bool:
     """Whether this very thread holds a lock."""
     return all(owner.get(key) == value for key, value in owner_here().items())
 
 
-def _dead(owner: dict[str, Any]) -> bool:
+def is_dead(owner: dict[str, Any]) -> bool:
     """Whether the owner ran here, where numbers of processes mean the same, and no longer does."""
     import psutil
 
