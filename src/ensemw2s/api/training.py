@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ensemw2s import parallel
+from ensemw2s.api.alone import one_writer
 from ensemw2s.api.rows import Rows, as_labelled, as_name, as_rows, free_folder
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
@@ -28,6 +29,7 @@ from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 
+@one_writer()
 def boost(
     train: Rows,
     weak: str | Sequence[str],
@@ -106,6 +108,7 @@ def boost(
     return folder
 
 
+@one_writer()
 def train_student(
     strong: str,
     labels: Rows,
