@@ -13,7 +13,10 @@ import pytest
 
 from ensemw2s import api
 from ensemw2s.artifacts import read_json
+from ensemw2s.boosting.rounds import BoostSettings
+from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.card import is_own_card
+from ensemw2s.experiment.cards import story_of_rows
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.run import execute
 from ensemw2s.training.settings import TrainSettings
@@ -92,6 +95,14 @@ def test_an_edited_card_outlives_the_next_run(finished: tuple) -> None:
         assert (folder / name / "README.md").read_text(encoding="utf-8") == text, "equal runs, equal cards"
 
 
+@pytest.mark.parametrize("form", ["additive", "discrete", "real"])
+def test_a_card_lists_the_settings_that_the_form_uses(form: Any) -> None:
+    told = story_of_rows([Row("a", "q", "b")], "right ones", boost=BoostSettings(form=form)).settings
+    shared, adaboost = {"boost.form", "boost.rounds", "boost.shrinkage"}, {"boost.mode", "boost.prior", "boost.level"}
+    adaboost |= {"boost.error_clamp", "boost.count", "boost.prior_error", "boost.error_on"}
+    assert set(told) == shared | ({"boost.top_k"} if form == "additive" else adaboost)
+
+
 def test_steps_on_their_own_say_what_they_know(tmp_path: Path) -> None:
     rows = [{"id": str(n), "question": f"count {n}", "answer": "1"} for n in range(4)]
     data = tmp_path / "private place" / "rows.jsonl"
@@ -105,6 +116,7 @@ def test_steps_on_their_own_say_what_they_know(tmp_path: Path) -> None:
         assert "Data: 4 rows of the file rows.jsonl" in text
         assert "None are known: no run measured it" in text
         assert "private place" not in text
+        assert "`boost.mode`" not in text, "additive boosting, the default, draws nothing"
         assert str(tmp_path) not in text
     assert "peft" in (student / "README.md").read_text(encoding="utf-8")
     assert read_json(ensemble / "ensemble.json")["card"]["rows"] == 4

@@ -19,6 +19,12 @@ from ensemw2s.errors import ConfigError, nearest
 PriorError = Literal["weighted", "unweighted"]
 ErrorOn = Literal["train", "held-out", "out-of-bag"]
 Form = Literal["discrete", "real", "additive"]
+# Each form's settings that it never looks at.
+_UNUSED = {
+    "discrete": ("top_k",),
+    "real": ("top_k",),
+    "additive": ("mode", "prior", "error_clamp", "count", "prior_error", "level", "error_on"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +95,11 @@ class BoostSettings:
                 "boost.form 'real' (SAMME.R) needs a probability for every class, and the classes of a whole row are "
                 "all answers there are: use boost.level=token, or form=discrete"
             )
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Names of the settings that have no meaning with this form."""
+        return _UNUSED[self.form]
 
 
 @dataclasses.dataclass(frozen=True)

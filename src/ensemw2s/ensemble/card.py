@@ -31,6 +31,7 @@ _METRICS = {
 _SHARES = ("exact_match", "token_accuracy", "option_accuracy")
 _SPLITS = {"test_id": "test ID (easy)", "test_ood": "test OOD (hard)"}
 _QUESTION = "your question"
+REWEIGHTED = "the experts' weights were set anew"
 _NO_ADDRESS = "The base was a local folder of that name; it has no address here."
 
 
@@ -41,6 +42,7 @@ class Score(pydantic.BaseModel):
         system: whose; a name of ``results.json``.
         split, metric: of what.
         value, low, high: the number and its 95 % interval; None where there is none.
+        reason: why there is none, where that is known.
         n: rows (or tokens) it was measured on.
         chance: what guessing gets; None where that is not known.
     """
@@ -53,6 +55,7 @@ class Score(pydantic.BaseModel):
     value: float | None
     low: float | None = None
     high: float | None = None
+    reason: str | None = None
     n: int | None = None
     chance: float | None = None
 
@@ -117,6 +120,7 @@ class CardFacts:
         rounds: records of the boosting rounds.
         rule: of combining.
         more_bases: further models that experts were fine-tuned from, in turn with ``base``.
+        changes: what was done to the ensemble after its training, in words and in order.
     """
 
     name: str
@@ -131,6 +135,13 @@ class CardFacts:
     rounds: Sequence[Mapping[str, Any]] = ()
     rule: str = ""
     more_bases: Sequence[str] = ()
+    changes: Sequence[str] = ()
+
+
+def noted_changes(meta: Mapping[str, Any]) -> list[str]:
+    """What ``changes`` of an ensemble's record tells; a record of any origin may hold something else there."""
+    found = meta.get("changes")
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
 def write_card(folder: Path, facts: CardFacts, story: Story, kept: str | None = None) -> None:
@@ -171,6 +182,7 @@ def render_card(facts: CardFacts, story: Story) -> str:
         further=[shown_base(name) for name in facts.more_bases], asking=_asking(facts),
         own=[one for one in story.scores if one.system == story.system],
         others=_table(story), rounds=_kept_rounds(facts), version=_version(),
+        changed=facts.changes or (["its experts, weights or rule"] if story.stored == "changed" else []),
         no_address=_NO_ADDRESS,
     )  # fmt: skip
     return _sealed(f"---\n{_metadata(facts, story, origin)}\n---\n{body.strip()}\n\n")
@@ -260,9 +272,13 @@ def _asking(facts: CardFacts) -> dict[str, str]:
 
 
 def _kept_rounds(facts: CardFacts) -> list[dict[str, Any]]:
-    """One line an expert: its alpha, and what its round found where that is known and fits."""
+    """One line an expert: its alpha, and what its round found where that is known and fits.
+
+    Where experts came or left, a round's number is no longer that of its expert.
+    """
     kept = [one for one in facts.rounds if isinstance(one, Mapping) and one.get("outcome") in ("ok", "perfect")]
     known = kept if len(kept) == len(facts.alphas) else list(facts.rounds)[:1] if len(facts.alphas) == 1 else []
+    known = known if set(facts.changes) <= {REWEIGHTED} else []
     lines = []
     for place, alpha in enumerate(facts.alphas):
         found = known[place] if place < len(known) and isinstance(known[place], Mapping) else {}

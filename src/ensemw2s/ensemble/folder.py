@@ -28,7 +28,7 @@ from ensemw2s.artifacts import (
     write_json,
 )
 from ensemw2s.data.formatting import TaskFormat
-from ensemw2s.ensemble.card import CardFacts, Story, edited_card, write_card
+from ensemw2s.ensemble.card import CardFacts, Story, edited_card, noted_changes, write_card
 from ensemw2s.ensemble.combine import check_alphas, open_rule
 from ensemw2s.errors import CacheError, ConfigError, ModelError, shown
 from ensemw2s.models.hub import ensemble_snapshot
@@ -205,7 +205,7 @@ def write_ensemble(
         facts = CardFacts(
             title or folder.name, "ensemble", base, kind, task_format, tokenizer, str(meta.get("task", "generation")),
             str(meta.get("head", "tokens")), alphas, meta.get("rounds") or (), rule,
-            meta.get("more_bases") or (),
+            meta.get("more_bases") or (), noted_changes(meta),
         )  # fmt: skip
         write_card(aside, facts, story, kept)
         told = story.model_dump(mode="json", exclude_defaults=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from ensemw2s.data.encoding import encode_prompts, encode_rows, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
+from ensemw2s.ensemble.card import REWEIGHTED, noted_changes
 from ensemw2s.ensemble.combine import MixRule, check_alphas
 from ensemw2s.ensemble.decoding import Decoded, generate
 from ensemw2s.ensemble.engine.bank import Bank
@@ -39,6 +40,7 @@ class LiveExperts:
     pack: bool
     tokenizer: Any
     task_format: TaskFormat
+    meta: Mapping[str, Any]
 
     @property
     def models(self) -> list[Any]:
@@ -67,7 +69,10 @@ class LiveExperts:
 
     def reweight(self, alphas: Sequence[float]) -> None:
         """Other weights from now on. Raises ConfigError where they are unusable."""
-        self.alphas = [float(a) for a in check_alphas(alphas, self.bank.size)]
+        wanted = [float(a) for a in check_alphas(alphas, self.bank.size)]
+        if wanted != self.alphas:
+            self._note(REWEIGHTED)
+        self.alphas = wanted
 
     def add_expert(self, expert: Any, alpha: float) -> None:
         """One more expert, without retraining the others; it comes last.
@@ -84,6 +89,7 @@ class LiveExperts:
         check_alphas(alphas, len(alphas))
         mixing = self.mixing.with_expert(alphas)  # may refuse; the experts' base is changed in place after that
         self._change(rebuilt(self.bank.experts, add=expert), alphas, mixing)
+        self._note(f"an expert was added as number {len(alphas)}")
 
     def remove_expert(self, place: int) -> None:
         """One expert less.
@@ -102,6 +108,7 @@ class LiveExperts:
         check_alphas(alphas, len(alphas))
         mixing = self.mixing.without_expert(place)
         self._change(rebuilt(self.bank.experts, remove=place), alphas, mixing)
+        self._note(f"expert {place + 1} of {size} was removed")
 
     def drop_negligible(self, bound: float = 0.01) -> list[int]:
         """Remove experts so light that no event's probability moves by more than ``bound`` (see ``pruning``).
@@ -166,6 +173,12 @@ class LiveExperts:
         if kind == "best":
             return self.models[max(range(self.bank.size), key=lambda place: (self.alphas[place], -place))]
         return merged(self.models, self.alphas)
+
+    def _note(self, change: str) -> None:
+        """Record a change for the card; weights that follow a stream change many times, and are told once."""
+        before = noted_changes(self.meta)
+        if before[-1:] != [change]:
+            self.meta = {**self.meta, "changes": [*before, change]}
 
     def _change(self, models: Sequence[Any], alphas: list[float], mixing: MixRule) -> None:
         """All at once, after everything that can fail."""

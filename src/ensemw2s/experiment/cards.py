@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.hub import DATASETS
 from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.card import Score, Story
@@ -25,11 +26,16 @@ def story_of_rows(rows: Sequence[Row], labels: str, source: object = None, **set
         labels: what their answers are, in words.
         source: a file or a data set's name, where the rows came from one.
         **settings: dataclasses of settings by the name they have in a configuration.
+
+    What the form of boosting does not look at is left out.
     """
+    idle = {f"{name}.{one}" for name, value in settings.items() if isinstance(value, BoostSettings)
+            for one in value.unused}  # fmt: skip
     named = str(source) if isinstance(source, (str, Path)) else ""
     return Story(
         source=_in_words(named), datasets=_hub_ids(named), rows=len(rows), labels=labels,
-        fingerprint=rows_fingerprint(rows, answers=True), settings=_flat(settings),
+        fingerprint=rows_fingerprint(rows, answers=True),
+        settings={name: value for name, value in _flat(settings).items() if name not in idle},
     )  # fmt: skip
 
 
@@ -72,7 +78,7 @@ def _measured(results: Mapping[str, Any], system: str) -> dict[str, Any]:
         for one in results["scores"] if one["system"] == system or one["metric"] == main
     ]  # fmt: skip
     recovered = [
-        Score(system=system, split=one["split"], **_numbers(one))
+        Score(system=system, split=one["split"], reason=one.get("reason"), **_numbers(one))
         for one in results["pgr"] if one["system"] == system and one["metric"] == main
     ]  # fmt: skip
     return {"main_metric": main, "scores": tuple(scores), "pgr": tuple(recovered),

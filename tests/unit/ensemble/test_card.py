@@ -246,6 +246,41 @@ def _seal(text: str) -> str:
     return text.splitlines()[-1]
 
 
+def test_a_card_tells_what_was_changed_after_training(full: Any, tmp_path: Path) -> None:
+    """Of an ensemble that no run measured too; weights set twice in a row are told once."""
+    rounds = [{"outcome": "ok", "error": 0.25, "train_token_error": 0.125}, {"outcome": "ok", "error": 0.0625}]
+    first = told(full(1, 2), tmp_path / "one", rounds=rounds, card={"settings": {"boost.rounds": "2"}})
+    assert "Changed after its training" not in first
+    ensemble = Ensemble.from_pretrained(tmp_path / "one")
+    ensemble.reweight(ensemble.alphas)
+    assert "changes" not in ensemble.meta, "the same weights are no change"
+    ensemble.reweight([1.0, 5.0])
+    ensemble.reweight([2.0, 5.0])
+    second = told(ensemble, tmp_path / "two")
+    assert "**Changed after its training**: the experts' weights were set anew.\n" in second
+    assert "before it was changed" in second.split("## Training")[1]
+    assert "| 1 | 2 | 0.25 | 0.125 |" in second, "its errors are still the expert's"
+    again = Ensemble.from_pretrained(tmp_path / "two")
+    again.remove_expert(0)
+    again.add_expert(full(3).models[0], 0.5)
+    third = told(again, tmp_path / "three")
+    assert "were set anew; expert 1 of 2 was removed; an expert was added as number 2.\n" in third
+    assert "0.0625" not in third, "the second round is no longer the second expert's"
+    assert "| 1 | 5 | – | – |\n| 2 | 0.5 | – | – |" in third
+    assert len(read_json(tmp_path / "three" / "ensemble.json")["changes"]) == 3
+
+
+@pytest.mark.parametrize("harm", ["text", 3, [1, {"a": 2}], None])
+def test_changes_that_are_none_are_left_out(harm: Any, full: Any, tmp_path: Path) -> None:
+    assert "Changed after its training" not in told(full(1), tmp_path / "saved", changes=harm)
+
+
+def test_why_a_pgr_is_withheld_is_told(tokenizer: Any) -> None:
+    score = Score(system="ensemble", split="test_ood", metric="exact_match", value=None, reason="too few rows differ")
+    text = render_card(facts(tokenizer), STORY.model_copy(update={"pgr": (score,)}))
+    assert "test OOD (hard): withheld (too few rows differ)." in text
+
+
 def test_full_weights_that_changed_are_noticed(full: Any, tmp_path: Path) -> None:
     told(full(1, 2), tmp_path / "one", card=STORY.model_dump(mode="json"))
     same = Ensemble.from_pretrained(tmp_path / "one", pack=False, engine="turns")
