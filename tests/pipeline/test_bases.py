@@ -78,6 +78,7 @@ def test_a_run_starts_from_the_best_on_validation(tmp_path: Path, tmp_path_facto
     write_report(tmp_path / "out")
     report = (tmp_path / "out" / "report.html").read_text()
     assert "one of 2 pretrained weak models in turn, the best on validation questions first" in report
+    assert "pretrained model that ensembles start from first" in report
 
 
 def test_the_folder_answers_as_the_run_did(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ensemw2s.report import words
 from ensemw2s.report.headline import headline
 from ensemw2s.report.method import how_boosted, what_students_read, worth_a_look
-from ensemw2s.report.results import Record, Results
+from ensemw2s.report.results import Record, Results, direction
 from ensemw2s.report.tables import band_table, main_table, withheld_reasons
 from ensemw2s.report.views import grouped, page_data, shade
 from ensemw2s.viewer.assets import FOLDER, as_data, asset, script_source
@@ -54,12 +54,13 @@ def render_html(results: Results, drawings: dict[str, Drawing], views: Record | 
         "gap",
         "p_value",
         "in_unit",
+        "chosen_setting",
     ):
         environment.filters[name] = getattr(words, name)
     environment.filters["split"] = words.split_label
     environment.filters["metric"] = words.metric_label
     environment.filters["system"] = lambda name: words.system(name).label
-    environment.filters["value"] = show_value
+    environment.filters["value"], environment.filters["direction"] = show_value, direction
     environment.filters["shade"], environment.filters["visible"] = shade, visible
     rows = main_table(results)
     groups = grouped(results, views)

@@ -84,6 +84,15 @@ def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
+def chosen_setting(name: str) -> str:
+    """How people call what was chosen on validation rows."""
+    known = {
+        "weak_epochs": "epochs of the weak expert", "weak_base": "pretrained model of the weak expert",
+        "first_base": "pretrained model that ensembles start from first",
+    }  # fmt: skip
+    return known.get(name, plain(name))
+
+
 def in_unit(metric: str) -> str:
     """What stands in a heading behind a metric's name: "in %", "in nats a token, lower is better" ..."""
     if metric not in UNITS:
