@@ -13,13 +13,14 @@ from ensemw2s.api.rows import Rows, as_labelled, as_name, as_rows, free_folder
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.ensemble.combine import RULES
-from ensemw2s.errors import ConfigError
+from ensemw2s.errors import ConfigError, nearest
 from ensemw2s.experiment.bases import check_bases
 from ensemw2s.experiment.cards import RIGHT_ANSWERS, story_of_rows
 from ensemw2s.experiment.config import ModelsConfig
 from ensemw2s.experiment.export import export_ensemble, export_student
 from ensemw2s.experiment.opening import Machine, Task, as_teacher, open_members
 from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.methods.baselines import best_first
 from ensemw2s.methods.boosted import check_form, usual_rule, usual_settings
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.rules import check_rule
@@ -40,6 +41,7 @@ def boost(
     training: TrainSettings | None = None,
     rule: str | None = None,
     held_out: Rows | None = None,
+    order: Literal["given", "validation"] | None = None,
     task: Task | None = None,
     tuning: Literal["full", "lora"] = "full",
     lora: LoraSettings | None = None,
@@ -59,7 +61,10 @@ def boost(
             rule combines a mixture.
         training: every expert's budget.
         rule: how the experts are combined; None follows from the form.
-        held_out: labelled rows no expert trains on: rules that are fitted need them, and ``error_on="held-out"``.
+        held_out: labelled rows no expert trains on: rules that are fitted need them, ``error_on="held-out"`` and
+            ``order="validation"``.
+        order: in which experts start from several weak models: as "given", or by "validation" the one first whose plain
+            expert is best on the held-out rows. None is the latter where there are such rows.
         task: texts (the default), or yes/no with one of two heads: ``Task("binary", "classifier")``.
         tuning: full fine-tuning or a LoRA adapter an expert.
         lora: the adapter's settings.
@@ -76,11 +81,18 @@ def boost(
     """
     machine, reporter = machine or Machine(), reporter or Reporter()
     bases = (weak,) if isinstance(weak, str) else tuple(weak)
-    if len(bases) > rounds >= 1:
-        reporter.note(f"{len(bases)} weak models for {rounds} experts: {', '.join(bases[rounds:])} not used")
-        bases = bases[:rounds]
     if not bases:
         raise ConfigError("no weak model is named: give at least one built-in name, model folder or hub id")
+    order = order or ("given" if held_out is None else "validation")
+    if order not in ("given", "validation"):
+        raise ConfigError(f"unknown order '{order}': {nearest(order, ('given', 'validation'))}")
+    if order == "validation" and held_out is None:
+        raise ConfigError(
+            f"order '{order}' ranks the {len(bases)} weak models on held-out rows and there are none: give some, or "
+            "use order=given"
+        )
+    if order == "given":
+        bases = _those_used(bases, rounds, reporter)
     chosen = dataclasses.replace(settings or usual_settings(rule, len(bases)), rounds=rounds)
     rule = rule or usual_rule(chosen.form)
     RULES.get(rule)
@@ -92,20 +104,37 @@ def boost(
     rows = task.rows(as_rows(train), seed)
     kept_back = task.rows(as_rows(held_out), seed) if held_out is not None else []
     check_rule(rule, kept_back)
+    training = training or TrainSettings()
     bench = machine.bench(
         bases[0], bases[0], task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings(),
         task=task.kind, head=task.head, seed=seed, more_weak=bases[1:],
     )  # fmt: skip
+    turns: tuple[int, ...] = tuple(range(len(bases)))
+    if order == "validation" and len(bases) > 1:
+        turns, choice = best_first(bench, rows, kept_back, training, seed=seed, bases=len(bases))
+        reporter.note(
+            "right on the held-out rows: "
+            + ", ".join(f"{bases[int(base)]} {100 * score:.1f} %" for base, score in choice.candidates)
+        )
+        _those_used([bases[base] for base in turns], rounds, reporter)
     boosted = boost_experts(
-        bench, rows, chosen, training or TrainSettings(), seed=seed, rule=rule, held_out=kept_back, bases=len(bases),
+        bench, rows, chosen, training, seed=seed, rule=rule, held_out=kept_back, turns=turns,
     )  # fmt: skip
     for message in boosted.messages:
         reporter.note(message)
     told = story_of_rows(
-        rows, RIGHT_ANSWERS, train, boost=chosen, expert=training or TrainSettings(), seed=seed,
+        rows, RIGHT_ANSWERS, train, boost=chosen, expert=training, seed=seed,
     ).model_copy(update={"warnings": boosted.messages})  # fmt: skip
     parallel.on_main(export_ensemble, bench, boosted, folder, told)
     return folder
+
+
+def _those_used(bases: Sequence[str], rounds: int, reporter: Reporter) -> tuple[str, ...]:
+    """The models that ``rounds`` experts start from; others are told."""
+    if len(bases) > rounds >= 1:
+        reporter.note(f"{len(bases)} weak models for {rounds} experts: {', '.join(bases[rounds:])} not used")
+        return tuple(bases[:rounds])
+    return tuple(bases)
 
 
 @one_writer()

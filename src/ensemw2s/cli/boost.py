@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -43,7 +43,15 @@ def boost(
     mode: Annotated[str | None, typer.Option(help="AdaBoost: resample (default) or reweight.")] = None,
     prior: Annotated[str | None, typer.Option(help="AdaBoost: pretrained (default), vocabulary or none.")] = None,
     held_out: Annotated[
-        Path | None, typer.Option(help="Labelled rows kept back, for rules that are fitted and --error-on held-out.")
+        Path | None,
+        typer.Option(help="Labelled rows kept back, for rules that are fitted, --error-on held-out and --order."),
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several weak models: as given, or by validation (default with --held-out), the best on those rows "
+            "first."
+        ),
     ] = None,
     level: Annotated[
         str | None, typer.Option(help="AdaBoost: boost every token (default), or each row as a whole.")
@@ -95,8 +103,8 @@ def boost(
     screen.console.print(f"output folder: {folder}")
     api.boost(
         train, weak, folder, rounds=rounds, settings=settings, training=training, rule=rule,
-        held_out=held_out, task=o.task(task, head), tuning=o.check_tuning(tuning), lora=o.lora(lora_rank),
-        task_format=task_format, seed=seed, machine=machine, reporter=screen,
+        held_out=held_out, order=cast(Any, order), task=o.task(task, head), tuning=o.check_tuning(tuning),
+        lora=o.lora(lora_rank), task_format=task_format, seed=seed, machine=machine, reporter=screen,
     )  # fmt: skip
     screen.close()
     typer.echo(f"ensemble: {folder}")
