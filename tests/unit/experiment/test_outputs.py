@@ -94,6 +94,10 @@ def test_another_thread_is_refused_and_so_is_a_call_within_the_call(tmp_path: Pa
     assert len(told) == 2
     second()
     assert len(told) == 2
+    with only_writer(tmp_path / "out", beat=60):
+        os.utime(lock_of(tmp_path / "out"), (1, 1))  # as old as it looks, it is one's own
+        second()
+    assert len(told) == 3
 
 
 def test_a_killed_process_blocks_nobody(tmp_path: Path) -> None:
@@ -120,6 +124,12 @@ def test_an_old_lock_of_another_machine_is_watched_for_a_sign_of_life(tmp_path: 
     assert len(told) == 1
     assert "waiting for process 7 on elsewhere" in told[0]
     assert not lock.exists()
+
+    foreign(lock)
+    ahead = time.time() + 3600
+    os.utime(lock, (ahead, ahead))  # its clock goes wrong, and it is dead
+    with only_writer(tmp_path / "out", dead_after=0.3):
+        pass
 
     foreign(lock)
     os.utime(lock, (1, 1))  # its clock is decades behind, and it lives
