@@ -1,11 +1,11 @@
-"""What the run shows, in plain sentences that claim no more than the intervals allow."""
+"""What the run shows, in plain sentences that claim no more than intervals and corrected p-values allow."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from ensemw2s.report.results import Record, Results
-from ensemw2s.report.words import DASH, SPACE, metric_label, percent, points, split_label, system
+from ensemw2s.report.results import Record, Results, direction
+from ensemw2s.report.words import DASH, SPACE, metric_label, p_value, percent, points, split_label, system
 
 
 class Headline(NamedTuple):
@@ -67,13 +67,14 @@ def _against(results: Results, score: Record, teacher: str, split: str) -> tuple
     if against is None or difference is None:
         return f"{start} (interval {_span(score)}).", "open"
     low, high = difference["low"], difference["high"]
-    if low <= 0 <= high:
+    found = direction(difference)
+    if not found:
         text = (
             f"On {_questions(split)} there is no clear difference between the {name} ({_share(score)}) and {other} "
-            f"({_share(against)}): {points(difference['value'])} points, interval {points(low)} to {points(high)}."
+            f"({_share(against)}): {_told(difference)}."
         )
         return text, "open"
-    more = difference["value"] > 0
+    more = found > 0
     size, ends = abs(difference["value"]), sorted((abs(low), abs(high)))
     text = (
         f"{start}, {percent(size)} points ({percent(ends[0])} to {percent(ends[1])}) {'more' if more else 'fewer'} "
@@ -121,11 +122,17 @@ def _compared(results: Results, split: str, ours: str, theirs: str, subject: str
     difference = results.difference(ours, theirs, split)
     if difference is None:
         return ""
+    verdict = {1: "is better than", -1: "is worse than", 0: "is not clearly different from"}[direction(difference)]
+    return f"{subject} {verdict} {other}: {_told(difference)}."
+
+
+def _told(difference: Record) -> str:
+    """The difference with its interval; with its p-value too, where the interval alone would make it a clear one."""
     low, high = difference["low"], difference["high"]
-    verdict = "is better than" if low > 0 else "is worse than" if high < 0 else "is not clearly different from"
-    return (
-        f"{subject} {verdict} {other}: {points(difference['value'])} points, interval {points(low)} to {points(high)}."
-    )
+    text = f"{points(difference['value'])} points, interval {points(low)} to {points(high)}"
+    if direction(difference) or low <= 0 <= high:
+        return text
+    return f"{text}, but p {p_value(difference['p_holm'])} once corrected for all differences of this run (Holm)"
 
 
 def _chance_list(results: Results) -> list[str]:

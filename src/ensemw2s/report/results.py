@@ -12,6 +12,7 @@ from ensemw2s.report.shape import RESULTS, check_shape
 from ensemw2s.report.words import SYSTEMS, is_number
 
 SCHEMA = 1
+LEVEL = 0.05  # of p-values, after correction
 
 Record = dict[str, Any]
 
@@ -122,6 +123,19 @@ class Results:
                 found: Record = entry
                 return found
         return None
+
+
+def direction(difference: Record) -> int:
+    """1 where a difference is clearly above zero, -1 where it is clearly below, 0 where it is not clear.
+
+    Clear is what keeps clear of zero with its interval *and*, where the run tells a p-value after Holm's correction,
+    has one below ``LEVEL``: of a run's many differences some intervals miss zero by luck.
+    """
+    above, below = difference["low"] > 0, difference["high"] < 0
+    corrected = difference.get("p_holm")
+    if is_number(corrected) and corrected >= LEVEL:
+        return 0
+    return 1 if above else -1 if below else 0
 
 
 def read_results(run_dir: Path) -> Results:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemw2s.report.headline import headline
-from ensemw2s.report.results import Record, Results
+from ensemw2s.report.results import Record, Results, direction
 from ensemw2s.report.tables import TableRow, main_table, withheld_reasons
 from ensemw2s.report.words import DASH, MINUS, metric_label, percent, points, split_label, system
 
@@ -107,8 +107,7 @@ def _difference_table(results: Results) -> Table | None:
 def _difference_cell(entry: Record | None) -> Text:
     if entry is None:
         return Text(DASH, style="dim")
-    clear = entry["low"] > 0 or entry["high"] < 0
-    text = Text(points(entry["value"]), style="bold" if clear else "dim")
+    text = Text(points(entry["value"]), style="bold" if direction(entry) else "dim")
     return text.append(f" [{points(entry['low']):>5}, {points(entry['high']):>5}]", style="not bold dim")
 
 

@@ -45,6 +45,33 @@ def test_a_clear_loss_is_told() -> None:
     assert "5.0 points (3.0 to 7.0) fewer than the ensemble" in said.text
 
 
+def test_the_corrected_p_value_decides_where_there_is_one() -> None:
+    """The interval is clear of zero; among all differences of the run that is no rare find."""
+    gain = difference("student", "ensemble", 0.03, 0.022)
+    said = say(scores=SCORES, differences=[{**gain, "p": 0.008, "p_holm": 0.12}])
+    assert said.tone == "open"
+    assert "there is no clear difference between the student" in said.text
+    told = "+3.0 points, interval +0.8 to +5.2, but p 0.120 once corrected for all differences of this run (Holm)."
+    assert said.text.endswith(told)
+    for p_holm in (0.049, None, "odd"):
+        assert say(scores=SCORES, differences=[{**gain, "p_holm": p_holm}]).tone == "good"
+    turned = say(scores=SCORES, differences=[{**difference("ensemble", "student", -0.03, 0.022), "p_holm": 0.12}])
+    assert turned.text == said.text
+    crossing = say(scores=SCORES, differences=[{**difference("student", "ensemble", 0.01, 0.022), "p_holm": 0.001}])
+    assert crossing.tone == "open", "both have to be clear"
+    assert "corrected" not in crossing.text
+
+
+def test_the_sentences_beside_follow_the_corrected_p_value() -> None:
+    worse = difference("ensemble", "weak", -0.05, 0.02)
+    (found,) = [s for s in say(scores=SCORES, differences=[{**worse, "p_holm": 0.3}]).more if "boosted ensemble" in s]
+    assert (
+        "is not clearly different from the single weak expert: −5.0 points, interval −7.0 to −3.0, but p 0.300" in found
+    )
+    (found,) = [s for s in say(scores=SCORES, differences=[{**worse, "p_holm": 0.01}]).more if "boosted ensemble" in s]
+    assert "is worse than" in found
+
+
 def test_a_difference_stored_the_other_way_round_is_turned() -> None:
     said = say(scores=SCORES, differences=[difference("ensemble", "student", -0.10, 0.022)])
     assert "10.0 points (7.8 to 12.2) more than" in said.text

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from ensemw2s.report.terminal import terminal_table
+from ensemw2s.report.results import direction
+from ensemw2s.report.terminal import _difference_cell, terminal_table
 from ensemw2s.report.words import SYSTEMS
 
 
@@ -53,6 +54,15 @@ def test_chance_and_withheld_pgr_are_marked_and_explained(make_results) -> None:
     assert "* at chance: the interval contains the level of guessing" in text
     assert text.count("withheld") == 6  # five systems and the reason, once
     assert "PGR withheld: the ceiling is" in text
+
+
+def test_bold_differences_follow_the_corrected_p_value() -> None:
+    shared = {"system": "student", "split": "test_ood", "metric": "exact_match", "value": 0.03, "low": 0.01}
+    entry = shared | {"high": 0.05}
+    assert direction(entry) == 1
+    assert _difference_cell(entry).style == "bold"
+    assert _difference_cell({**entry, "p_holm": 0.04}).style == "bold"
+    assert _difference_cell({**entry, "p_holm": 0.06}).style == "dim"
 
 
 def test_a_good_run_has_no_marks(make_results) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ensemw2s.errors import CacheError
 from ensemw2s.report.canvas import inline_svg, style
+from ensemw2s.report.html import render_html
 from ensemw2s.report.plots import PLOTS, draw_scores
 from ensemw2s.report.results import Results
 from ensemw2s.report.write import write_report
@@ -150,6 +151,20 @@ def test_gaps_within_entries_are_dashes(tmp_path: Path) -> None:
     assert "Undefined" not in text
     assert ">None<" not in text
     assert "not finite" in text
+
+
+def test_the_page_marks_differences_by_the_corrected_p_value() -> None:
+    shared = {
+        "system": "student",
+        "split": "test_ood",
+        "metric": "exact_match",
+        "value": 0.03,
+        "low": 0.01,
+        "high": 0.05,
+    }
+    for p_holm, marked in ((0.01, True), (0.2, False), (None, True)):
+        page = render_html(Results({"schema": 1, "differences": [{**shared, "against": "weak", "p_holm": p_holm}]}), {})
+        assert ('class="num clear"' in page) is marked
 
 
 def test_a_report_with_nothing_but_a_schema(tmp_path: Path) -> None:
