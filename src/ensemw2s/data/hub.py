@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemw2s.data.rows import Row
-from ensemw2s.data.sources import content_id, resolve_answer
+from ensemw2s.data.sources import content_id, group_name, resolve_answer
 from ensemw2s.errors import CacheError, ConfigError, DataError, PrerequisiteError, nearest
 from ensemw2s.network import Unreachable, ask, first_line
 from ensemw2s.registry import Registry
@@ -32,7 +32,8 @@ class HubDataset:
         config: its configuration, where it has several.
         revision: branch or commit, where the main branch is not what is read.
         splits: our split names to the hub's.
-        fields: our columns to the hub's, laid over what the formatter reads.
+        fields: our columns to the hub's, laid over what the formatter reads; ``group`` among them names what keeps rows
+            on one side of a split.
         formatter: from a hub record (fields renamed) to our columns.
     """
 
@@ -156,6 +157,8 @@ def to_row(dataset: HubDataset, record: Record, split: str) -> Row | None:
     """
     renamed = {**record, **{ours: record.get(theirs) for ours, theirs in dataset.fields.items()}}
     try:
+        if "group" in dataset.fields:  # a lost field would part what belongs together, in silence
+            renamed["group"] = record[dataset.fields["group"]]
         columns = dataset.formatter(renamed)
     except (KeyError, TypeError) as error:
         raise DataError(
@@ -169,7 +172,8 @@ def to_row(dataset: HubDataset, record: Record, split: str) -> Row | None:
     if answer is None:
         return None
     raw = {"id": identity, "context": context, **columns, "split": split}
-    return Row(identity, columns["question"], answer, context, choices, columns.get("difficulty"), split, raw)
+    group = group_name(columns.get("group", renamed.get("group")))
+    return Row(identity, columns["question"], answer, context, choices, columns.get("difficulty"), split, raw, group)
 
 
 def _loading(name: str, dataset: HubDataset) -> Callable[[str], Iterable[Record]]:

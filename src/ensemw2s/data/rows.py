@@ -20,6 +20,8 @@ class Row:
         difficulty: larger is harder; the scale is the source's.
         split: the source's own split name, where it has one.
         raw: the source record as it was read; ``label`` writes its columns out again.
+        group: rows of one group (twin questions, questions on one passage) never stand on two sides of a split; None
+            belongs to no other row.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Row:
     difficulty: float | None = None
     split: str | None = None
     raw: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    group: str | None = None
 
     def with_answer(self, answer: str | None) -> Row:
         """The same question under another answer (a pseudo-label, or None to hide the gold one)."""

@@ -1,6 +1,6 @@
 """Rows from files (formats: ``records``). Every refusal names the file and the line.
 
-Columns: ``question``, ``answer``, and optionally ``context``, ``choices``, ``difficulty``, ``id``, ``split``.
+Columns: ``question``, ``answer``, and maybe ``context``, ``choices``, ``difficulty``, ``id``, ``split``, ``group``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,21 @@ from ensemw2s.data.records import Record, is_data_file, read_records, text_of, w
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import DataError, nearest, shown
 
-__all__ = ["COLUMNS", "content_id", "difficulty_number", "is_data_file", "read_rows", "resolve_answer", "write_records"]
+__all__ = [
+    "COLUMNS",
+    "content_id",
+    "difficulty_number",
+    "group_name",
+    "is_data_file",
+    "read_rows",
+    "resolve_answer",
+    "write_records",
+]
 
-COLUMNS = ("question", "answer", "context", "choices", "difficulty", "id", "split")
+COLUMNS = ("question", "answer", "context", "choices", "difficulty", "id", "split", "group")
+# Where the caller named them they must exist in every file: a typing error would ask other questions, or part groups.
+# The others are told elsewhere, or may rightly be missing from one of several files (difficulty, answer).
+NEEDED = ("context", "choices", "group")
 
 
 def read_rows(path: str | Path, *, columns: Mapping[str, str] | None = None, need_answer: bool = True) -> list[Row]:
@@ -44,7 +56,7 @@ def read_rows(path: str | Path, *, columns: Mapping[str, str] | None = None, nee
     seen: dict[str, str] = {}
     copies: dict[str, int] = {}
     for place, record in read_records(path):
-        row = _row(record, names, place, need_answer)
+        row = _row(record, names, place, need_answer, mapped=columns is not None)
         if record.get(names["id"]) in (None, ""):
             row = _numbered(row, seen, copies)
         elif row.id in seen:
@@ -98,11 +110,8 @@ def _index(answer: Any, is_option: bool) -> int | None:
 
 
 def _check_mapped(path: Path, rows: Sequence[Row], columns: Mapping[str, str] | None) -> None:
-    """Context and choices the caller named must exist: a typing error would silently ask other questions.
-
-    The others are told elsewhere, or may rightly be missing from one of several files (difficulty, answer).
-    """
-    for name in ("context", "choices"):
+    """Refuse a column of ``NEEDED`` that the caller named and no row has."""
+    for name in NEEDED:
         theirs = (columns or {}).get(name)
         if theirs is not None and not any(theirs in row.raw for row in rows):
             have = dict.fromkeys(str(key) for row in rows for key in row.raw)
@@ -116,14 +125,13 @@ def _column_names(columns: Mapping[str, str] | None) -> dict[str, str]:
     return {name: (columns or {}).get(name, name) for name in COLUMNS}
 
 
-def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool) -> Row:
+def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool, *, mapped: bool) -> Row:
+    """``mapped``: who asks for the rows can name the columns; the commands that read a file as it is cannot."""
     for column in ("question", "answer") if need_answer else ("question",):
         if names[column] not in record:
             have = ", ".join(map(str, record)) or "none"
-            raise DataError(
-                f"{place}: no column '{names[column]}' for the {column}; columns there: {have}. "
-                f"Rename it, or map it with data.columns.{column}"
-            )
+            cure = f"Rename it, or map it with data.columns.{column}" if mapped else f"Rename that with the {column} so"
+            raise DataError(f"{place}: no column '{names[column]}' for the {column}; columns there: {have}. {cure}")
     question = record[names["question"]]
     if question is None or not text_of(question).strip():
         raise DataError(f"{place}: the question is blank; give it a text or remove the row")
@@ -146,7 +154,18 @@ def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool
         difficulty=difficulty_number(record.get(names["difficulty"]), place),
         split=text_of(split) if split not in (None, "") else None,
         raw=record,
+        group=group_name(record.get(names["group"])),
     )
+
+
+def group_name(value: Any) -> str | None:
+    """A group's cell as text, without space around it; None where it is blank.
+
+    A whole number is the same in every file: a column of integers with empty cells is read as 7.0 from some formats.
+    """
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    return (text_of(value).strip() or None) if value is not None else None
 
 
 def _choices(value: Any, place: str) -> tuple[str, ...] | None:

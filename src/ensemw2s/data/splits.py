@@ -2,7 +2,8 @@
 
 Validation always comes from the side the weak experts are trained on: in weak-to-strong work nobody has labels
 for the hard side. Membership is drawn by a seeded hash of the id, and so are ties in difficulty: neither the
-order of the file nor a sort can decide.
+order of the file nor a sort can decide. Rows of one group stand in one split (``groups``): a group of several is hashed
+by its name in place of the ids.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from ensemw2s.data.dealing import deal, set_aside
+from ensemw2s.data.groups import on_one_side, shared, without_groups
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import content_id
 from ensemw2s.errors import ConfigError, DataError, nearest
@@ -42,6 +46,9 @@ class SplitSettings:
             and counted. Both or neither.
         unrated: rows without a difficulty are left out ("drop") or kept on the easy side ("easy").
         respect_source_split: rows the source marks as test become test rows only, the others never do.
+        respect_groups: rows of a group come into one split. Of a group on both sides of the cut those on the side of
+            fewer are left out; of one with rows marked as test, the others. Counts are met as nearly as whole groups
+            allow, and never exceeded. False splits row by row.
     """
 
     kind: Kind = "easy-to-hard"
@@ -56,6 +63,7 @@ class SplitSettings:
     hard_levels: tuple[float, ...] | None = None
     unrated: Unrated = "drop"
     respect_source_split: bool = True
+    respect_groups: bool = True
 
     def __post_init__(self) -> None:
         for name, kind in (("kind", Kind), ("unrated", Unrated)):
@@ -115,14 +123,23 @@ def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Split
         DataError: no or constant difficulty where it is the axis, a split that would be empty, or counts larger
             than what there is.
     """
+    if not settings.respect_groups:
+        rows = without_groups(rows)
     easy, hard, report = _sides(rows, settings, seed)
+    easy, hard, parted = on_one_side(easy, hard, seed)
+    if parted:
+        report["rows left out: more of their group are on the other side"] = parted
+    groups = Counter(row.group for row in (*easy, *hard) if row.group is not None)
+    if several := sum(size > 1 for size in groups.values()):
+        report["groups of several rows, each kept in one split"] = several
     # One decision for both sides: a source that marks tests marks them everywhere.
     marked = settings.respect_source_split and any(row.split == "test" for row in rows)
+    asked = {name: getattr(settings, name) for name in NAMES}
     if settings.kind == "random":
-        parts = _deal(easy, {**_EASY_SHARES, **_HARD_SHARES}, settings, seed, "rows", marked)
+        parts = deal(easy, {**_EASY_SHARES, **_HARD_SHARES}, asked, seed, "rows", marked, report)
     else:
-        parts = _deal(easy, _EASY_SHARES, settings, seed, "easy rows", marked)
-        parts |= _deal(hard, _HARD_SHARES, settings, seed, "hard rows", marked)
+        parts = deal(easy, _EASY_SHARES, asked, seed, "easy rows", marked, report)
+        parts |= deal(hard, _HARD_SHARES, asked, seed, "hard rows", marked, report)
     named: dict[str, Any] = {name: tuple(part) for name, part in parts.items()}
     return check_splits(Splits(**named, report=report))
 
@@ -130,10 +147,11 @@ def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Split
 def explicit_splits(files: Mapping[str, Sequence[Row]], seed: int = 0, validation_fraction: float = 0.2) -> Splits:
     """Splits from the user's own lists ``weak_train``, ``pool``, ``test_id``, ``test_ood`` and maybe ``validation``.
 
-    Without validation rows, a seeded ``validation_fraction`` of ``weak_train`` is set aside.
+    Without validation rows, a seeded ``validation_fraction`` of ``weak_train`` is set aside, whole groups of it.
 
     Raises:
-        DataError: an unknown name, a missing or empty list, or rows that ``check_splits`` refuses.
+        DataError: an unknown name, a missing or empty list, training rows of one group only where validation rows are
+            to be set aside, or rows that ``check_splits`` refuses.
         ConfigError: ``validation_fraction`` out of range.
     """
     for name in files:
@@ -144,10 +162,8 @@ def explicit_splits(files: Mapping[str, Sequence[Row]], seed: int = 0, validatio
     parts = {name: list(files.get(name, ())) for name in NAMES}
     report: dict[str, Any] = {}
     if not parts["validation"]:
-        ranked = sorted(parts["weak_train"], key=lambda row: (unit_hash(seed, "split", "validation", row.id), row.id))
-        count = max(1, round(len(ranked) * validation_fraction))
-        parts["validation"], parts["weak_train"] = ranked[:count], ranked[count:]
-        report["validation rows set aside from the training file"] = count
+        parts["validation"], parts["weak_train"] = set_aside(parts["weak_train"], seed, validation_fraction)
+        report["validation rows set aside from the training file"] = len(parts["validation"])
     named: dict[str, Any] = {name: tuple(part) for name, part in parts.items()}
     return check_splits(Splits(**named, report=report))
 
@@ -156,7 +172,8 @@ def check_splits(splits: Splits) -> Splits:
     """Refuse shared ids; remove from pool, training and validation what a test asks in the same words.
 
     An id that was made from the content only says that two files hold the same text: such a row is no error, but
-    removed and counted. It stays in the test, else in the validation, else in the training rows.
+    removed and counted. It stays in the test, else in the validation, else in the training rows. Rows of one group in
+    two splits, as files of the user's own may hold them, stay and are counted.
 
     Raises:
         DataError: one id twice, in a split or in two of them, or a split that is empty (afterwards).
@@ -176,7 +193,8 @@ def check_splits(splits: Splits) -> Splits:
         if len(kept[name]) < len(untested):
             where = "validation" if name == "weak_train" else "validation or weak_train"
             report[f"{name} rows removed: the same text is in {where}"] = len(untested) - len(kept[name])
-    checked = dataclasses.replace(splits, **kept, report=report)
+    checked = dataclasses.replace(splits, **kept)
+    checked = dataclasses.replace(checked, report=report | shared(checked.named()))
     for name, rows in checked.named().items():
         if not rows:
             raise DataError(f"split '{name}' is empty: give more rows, or change the split settings")
@@ -265,39 +283,3 @@ def _by_level(
     easy = [row for row in rated if row.difficulty in easy_levels]
     hard = [row for row in rated if row.difficulty in hard_levels]
     return easy, hard, len(rated) - len(easy) - len(hard)
-
-
-def _deal(
-    rows: Sequence[Row], shares: Mapping[str, float], settings: SplitSettings, seed: int, what: str, marked: bool
-) -> dict[str, list[Row]]:
-    ranked = sorted(rows, key=lambda row: (unit_hash(seed, "split", "deal", row.id), row.id))
-    tests = {name: share for name, share in shares.items() if name.startswith("test")}
-    if not marked:
-        return _cut(ranked, shares, settings, what)
-    others = {name: share for name, share in shares.items() if name not in tests}
-    dealt = _cut([row for row in ranked if row.split == "test"], tests, settings, f"{what} marked as test")
-    return dealt | _cut([row for row in ranked if row.split != "test"], others, settings, f"{what} not marked as test")
-
-
-def _cut(
-    ranked: Sequence[Row], shares: Mapping[str, float], settings: SplitSettings, what: str
-) -> dict[str, list[Row]]:
-    counts = {name: getattr(settings, name) for name in shares}
-    asked = sum(count for count in counts.values() if count is not None)
-    if asked > len(ranked):
-        most = max(counts, key=lambda name: counts[name] or 0)
-        raise DataError(f"split counts {counts} ask for {asked} of {len(ranked)} {what}: lower split.{most}")
-    free = {name: shares[name] for name, count in counts.items() if count is None}
-    left = len(ranked) - asked
-    for name, share in free.items():
-        # The epsilon: 3 * 0.6 / 0.6 must give 3 rows, not 2.
-        counts[name] = int(left * share / sum(free.values()) + 1e-9)
-    parts: dict[str, list[Row]] = {}
-    start = 0
-    for name in shares:
-        count = counts[name] or 0
-        if count == 0:
-            raise DataError(f"split '{name}' would be empty: there are only {len(ranked)} {what}; give more rows")
-        parts[name] = list(ranked[start : start + count])
-        start += count
-    return parts

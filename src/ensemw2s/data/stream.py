@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 from ensemw2s.artifacts import file_sha256
 from ensemw2s.data.records import CSV_SUFFIXES, JSONL_SUFFIXES, Record, _storable, json_record, read_records
 from ensemw2s.data.rows import Row
-from ensemw2s.data.sources import _check_mapped, _column_names, _numbered, _row
+from ensemw2s.data.sources import NEEDED, _check_mapped, _column_names, _numbered, _row
 from ensemw2s.errors import DataError
 from ensemw2s.paths import is_file
 
@@ -96,11 +96,11 @@ def _stream(
     columns: Mapping[str, str] | None,
     need_answer: bool,
 ) -> Iterator[Row]:
-    missing = {theirs for ours, theirs in (columns or {}).items() if ours in ("context", "choices")}
+    missing = {theirs for ours, theirs in (columns or {}).items() if ours in NEEDED}
     sample: list[Row] = []
     with contextlib.closing(SeenIds()) as seen, contextlib.closing(SeenIds()) as copies:
         for place, record in records:
-            row = _row(record, names, place, need_answer)
+            row = _row(record, names, place, need_answer, mapped=columns is not None)
             if record.get(names["id"]) in (None, ""):
                 row = _numbered(row, cast("Mapping[str, str]", seen), cast("dict[str, int]", copies))
             elif (first := seen.get(row.id)) is not None:

@@ -25,7 +25,7 @@ from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 #: Settings that came after the first runs were stored; see ``Config.to_dict``.
-LATER = ("noise", "models.more_weak", "models.order", "data.ood_families", "student_rows")
+LATER = ("noise", "models.more_weak", "models.order", "data.ood_families", "student_rows", "split.respect_groups")
 DEFAULT_SYSTEMS = ("weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling")
 
 

@@ -109,8 +109,8 @@ def _records(
     columns = {name: f"difficulty_{Path(name).name if short[Path(name).name] == 1 else name}" for name in found}
     records = []
     for row in rated:
-        plain = {"question": row.question, "context": row.context, "answer": row.answer,
-                 "choices": list(row.choices) if row.choices else None, "split": row.split}  # fmt: skip
+        plain = {"question": row.question, "context": row.context, "answer": row.answer, "split": row.split,
+                 "choices": list(row.choices) if row.choices else None, "group": row.group}  # fmt: skip
         missing = {name: value for name, value in plain.items() if name not in row.raw and value is not None}
         former = {} if given[row.id] is None else {"difficulty_given": given[row.id]}
         each = {columns[name]: one.get(row.id) for name, one in found.items()} if len(found) > 1 else {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from ensemw2s.data.binary import askable, to_yes_no, two_choices
 from ensemw2s.data.difficulty import rate_by
+from ensemw2s.data.groups import without_groups
 from ensemw2s.data.noise import wrong_labels
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import is_data_file, read_rows
@@ -78,6 +79,8 @@ def _given(config: Config) -> Splits:
             )
     lists = {name: load_rows(path, data.columns, need_answer=name != "pool") for name, path in named.items()}
     lists = {"weak_train": rows, **lists}
+    if not config.split.respect_groups:
+        lists = {name: without_groups(some) for name, some in lists.items()}
     if data.difficulty is not None:  # all files together: one of them alone may well be of one difficulty
         rated = iter(rate_by([row for some in lists.values() for row in some], data.difficulty))
         lists = {name: [next(rated) for _ in some] for name, some in lists.items()}

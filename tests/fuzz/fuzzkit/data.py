@@ -165,7 +165,7 @@ class DataFiles:
     @staticmethod
     def columns(rng: random.Random) -> Any:
         """Names of columns that may not be there."""
-        names = ("question", "answer", "context", "choices", "difficulty", "id", "split", "zzz", "")
+        names = ("question", "answer", "context", "choices", "difficulty", "id", "split", "group", "zzz", "")
         return {
             rng.choice(names): rng.choice((*names, "solution", "\0", "x" * 3000)) for _ in range(rng.choice((1, 2)))
         }

@@ -233,6 +233,7 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "split.hard_levels": ("plain", None, NOTHING),
     "split.unrated": ("plain", "easy", NOTHING),
     "split.respect_source_split": ("plain", False, NOTHING),
+    "split.respect_groups": ("plain", False, NOTHING),
     "format.template": ("plain", "{question} ->", EVERYTHING),
     "format.show_choices": ("plain", True, EVERYTHING),
     "format.normalisation": ("plain", "exact", NOTHING),  # how answers are compared, after the stage
@@ -380,6 +381,7 @@ def test_what_added_experts_depend_on(tmp_path: Path) -> None:
         ({"difficulty": 3.0}, False, False),
         ({"split": "test"}, False, False),
         ({"raw": {"x": 1}}, False, False),
+        ({"group": "g"}, False, False),
     ],
 )
 def test_rows_count_by_what_is_read_of_them(change: dict[str, Any], asks: bool, answers: bool) -> None:
