@@ -59,6 +59,7 @@ _COUNTS, _SIZES = (1, 2, 4, 8, 16), (75, 300, 600, 1200)
 _FORMS = {
     "weak expert": ("weak", "shrunk"), "uniform ensemble": ("uniform", "shrunk"), "bagging": ("bagging", "shrunk"),
     "AdaBoost, ν = 0.3": ("ensemble", "shrunk"), "additive, ν = 0.1": ("ensemble", "additive"),
+    "one expert, total compute": ("weak_total", "total"),
     "student of weak": ("student_from_weak", "additive"), "student of uniform": ("student_from_uniform", "additive"),
     "student of AdaBoost": ("student", "shrunk"), "student of additive": ("student", "additive"),
     "strong on easy": ("strong_on_easy", "additive"), "ceiling": ("ceiling", "additive"),
@@ -89,7 +90,7 @@ _GAINS = (
     ("student of additive", "strong on easy"), ("student of additive", "ceiling"),
 )  # fmt: skip
 _STUDENTS = ("student of weak", "student of AdaBoost", "student of additive", "strong on easy")
-_ALONG_EXPERTS = ("uniform ensemble", "bagging", "AdaBoost, ν = 0.3", "additive, ν = 0.1")
+_ALONG_EXPERTS = ("one expert, total compute", "uniform ensemble", "bagging", "AdaBoost, ν = 0.3", "additive, ν = 0.1")
 _ALONG_LABELS = (*_WEAK_SIDE, "student of weak", "student of additive", "strong on easy")
 
 
@@ -112,7 +113,9 @@ _BETWEEN = ("labelled families, easy", "other families, hard")
 _TOGETHER = ("both tests",)
 _RANDOM = tuple(
     who._replace(label="strong on labelled rows") if who.system == "strong_on_easy" else who
-    for who in every("random", tuple(label for label in _FORMS if label != "student of uniform"))
+    for who in every(
+        "random", tuple(label for label in _FORMS if label not in ("student of uniform", "one expert, total compute"))
+    )
 )
 
 
@@ -175,9 +178,10 @@ TABLES = {
     "experts-differences": Table(
         "differences",
         (
-            *((experts("additive, ν = 0.1", 16), experts(*rival)) for rival in (("additive, ν = 0.1", 4), ("uniform ensemble", 16))),
+            *((experts("additive, ν = 0.1", 16), experts(*rival)) for rival in (("additive, ν = 0.1", 4), ("uniform ensemble", 16), ("one expert, total compute", 16))),
             *((experts("AdaBoost, ν = 0.3", 16), experts(*rival)) for rival in (("AdaBoost, ν = 0.3", 4), ("uniform ensemble", 16))),
             (experts("uniform ensemble", 16), experts("uniform ensemble", 4)),
+            (experts("one expert, total compute", 16), experts("one expert, total compute", 4)),
         ),
     ),
     "labels": Table("sizes", tuple((f"{n:,}", every("labels", _ALONG_LABELS, str(n))) for n in _SIZES), first="labelled rows"),
