@@ -40,6 +40,18 @@ def test_rate_writes_every_row_with_its_rating(rows: Path) -> None:
     assert "found in the store" in again.stderr + again.stdout
 
 
+def test_a_dry_run_of_rate_counts_the_trainings_and_writes_nothing(rows: Path) -> None:
+    words = ("rate", "rows.jsonl", "--model", "w2s-weak", "--model", "w2s-strong", "--folds", "2", "--epochs", "2")
+    lines = here(*words, "--dry-run", cwd=rows).stdout.splitlines()
+    count = len((rows / "rows.jsonl").read_text().splitlines())
+    assert [line.rpartition(", about ")[0].partition(" tokens")[0].rpartition(", ")[0] for line in lines] == [
+        f"would train 2 x reference model (w2s-weak): 0.12 M parameters, {count // 2} rows",
+        f"would train 2 x reference model (w2s-strong): 0.89 M parameters, {count // 2} rows",
+    ]
+    assert sorted(path.name for path in rows.iterdir()) == ["rows.jsonl"]
+    assert "at least 2 are needed" in refused(*words, "--folds", "1", "--dry-run", cwd=rows)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

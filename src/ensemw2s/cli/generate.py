@@ -25,7 +25,7 @@ def generate(
     dtype: o.DType = "float32",
     trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
-    """Answer one prompt; standard error says which task format was applied."""
+    """Answer one prompt, greedily: the same every time. Standard error says which task format was applied."""
     from ensemw2s import api
 
     machine = o.machine(device, dtype, trust_remote_code=trust_remote_code)

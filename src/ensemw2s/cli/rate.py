@@ -44,6 +44,7 @@ def rate(
     device: o.Device = "auto",
     dtype: o.DType = "float32",
     trust_remote_code: o.TrustRemoteCode = False,
+    dry_run: o.DryRun = False,
 ) -> None:
     """Rate rows by cross-fitted reference models: no row is rated by a model that trained on it."""
     source = rows or data
@@ -55,6 +56,12 @@ def rate(
     form = o.task_format(template=template, show_choices=show_choices, max_length=max_length, too_long=too_long)
     machine = o.machine(device, dtype, trust_remote_code=trust_remote_code)
     training = o.training(epochs, learning_rate, train_batch_size)
+    if dry_run:
+        from ensemw2s.experiment.plan import plan_rating
+
+        for line in plan_rating(api.as_rows(source), model, training, form, machine, folds=folds, by=by, seed=seed):
+            typer.echo(line)
+        return
     screen = Screen()
     screen.console.print(f"output file: {out}")
     rated = api.rate(

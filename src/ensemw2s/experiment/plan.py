@@ -14,6 +14,7 @@ from ensemw2s.experiment.opening import Machine, open_members
 from ensemw2s.experiment.planning.measure import timed_training
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.sources import load_splits
+from ensemw2s.methods.rating import check_rating, deal_folds
 from ensemw2s.methods.systems import SYSTEMS, build_order
 from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_size
 from ensemw2s.training.settings import TrainSettings
@@ -52,6 +53,20 @@ def plan_training(
     """A line for ``times`` training runs of the same size."""
     cost = training_cost(rows, model, training, task_format or TaskFormat(), machine)
     return f"would train {times} x {what} ({model}): {_told(cost, times)}"
+
+
+def plan_rating(
+    rows: Sequence[Row], models: Sequence[str], training: TrainSettings, task_format: TaskFormat | None,
+    machine: Machine, *, folds: int, by: str, seed: int,
+) -> list[str]:  # fmt: skip
+    """A line for each reference model: ``folds`` training runs on all rows but one fold.
+
+    Raises:
+        ConfigError, DataError: as ``methods.rating.check_rating``.
+    """
+    check_rating(rows, folds, by)
+    others = [row for fold in deal_folds(rows, folds, seed)[1:] for row in fold]  # as many as for any other fold
+    return [plan_training(others, name, training, task_format, machine, folds, "reference model") for name in models]
 
 
 def plan_answering(rows: Sequence[Row], model: str, machine: Machine) -> str:
