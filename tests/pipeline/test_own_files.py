@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import runpy
 import subprocess
@@ -71,6 +72,36 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(files: Path, mo
         execute(own_config(files), files / "out", store=files / "store")
     assert list((files / "store").rglob("model*")) == []
     assert list((files / "store").rglob("*.tmp")) == []
+
+
+def test_twins_of_a_file_stay_on_one_side(tmp_path: Path) -> None:
+    """Named by ``data.columns``, for one file and for several, and turned off by a setting; a typing error is one line."""
+    twins = [{"id": f"{pair}{end}", "question": f"{pair} {end}", "answer": end, "para": pair}
+             for pair in range(40) for end in ("more", "less")]  # fmt: skip
+    lists = {"rows": twins, "labelled": twins[:49], "pool": twins[49:60], "id": twins[60:70], "ood": twins[70:]}
+    for name, some in lists.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in some))
+
+    def found(*more: str, columns: str = "{group: para}") -> tuple[set[str | None], dict[str, Any]]:
+        settings = ["data.families=[]", "split={kind: random}", f"data.columns={columns}", *more]
+        splits = load_splits(load_config("tiny", [*settings, "models.more_weak=[]"]))
+        parts = [{row.id[:-4] for row in part} for part in splits.named().values()]
+        return {one for a, b in itertools.combinations(parts, 2) for one in a & b}, dict(splits.report)
+
+    one = f"data.source={tmp_path / 'rows.jsonl'}"
+    assert found(one) == (set(), {"groups of several rows, each kept in one split": 40})
+    assert len(found(one, "split={kind: random, respect_groups: false}")[0]) > 10
+    assert len(found(one, columns="{}")[0]) > 10
+    with pytest.raises(DataError, match="no column 'paar' for the group: did you mean 'para'"):
+        found(one, columns="{group: paar}")
+    several = [f"data.{ours}={tmp_path / name}.jsonl" for ours, name in
+               (("source", "labelled"), ("pool", "pool"), ("test_id", "id"), ("test_ood", "ood"))]  # fmt: skip
+    parted, told = found(*several)
+    assert parted == {"24"}
+    assert [text for text in told if "group" in text] == [
+        "pool rows of whose group others are in validation or weak_train"
+    ]
+    assert not any("group" in text for text in found(*several, "split={kind: random, respect_groups: false}")[1])
 
 
 @pytest.mark.parametrize("setting", ["split.threshold=2", "split.easy_levels=[1]", "data.difficulty=question-words"])

@@ -70,6 +70,18 @@ def test_sciq_options_are_shuffled_by_content_alone() -> None:
     assert sorted(repeated.choices or ()) == ["a", "b"]
 
 
+def test_questions_of_one_passage_are_one_group() -> None:
+    groups = {name: to_row(DATASETS.get(name), RECORDS[name], "train").group for name in DATASETS if name in RECORDS}  # type: ignore[union-attr]
+    passages = {"quartz": "x", "sciq": "Read.", "boolq": "Read.", "cosmos_qa": "Read."}
+    assert groups == {name: passages.get(name) for name in groups}
+    bare = to_row(DATASETS.get("sciq"), {**RECORDS["sciq"], "support": " "}, "train")
+    assert bare is not None
+    assert bare.group is None
+    lost = {key: value for key, value in LABELLED.items() if key != "para_id"}
+    with pytest.raises(DataError, match=r"allenai/quartz does not fit its declaration .*para_id"):
+        to_row(DATASETS.get("quartz"), lost, "train")
+
+
 def test_gsm8k_answers_are_bare_numbers() -> None:
     solution = {"question": "q", "answer": "so -3\n\nthen -1,300\n#### -1,300"}
     row = to_row(DATASETS.get("gsm8k"), solution, "train")

@@ -11,6 +11,8 @@ import pytest
 
 from ensemw2s.data.records import check_writable
 from ensemw2s.data.sources import content_id, read_rows, write_records
+from ensemw2s.data.stream import stream_rows
+from ensemw2s.data.stream import stream_rows
 from ensemw2s.errors import DataError
 
 GOOD = [
@@ -57,6 +59,17 @@ def test_id_without_column_comes_from_the_content(tmp_path: Path) -> None:
     assert twice[1].id == f"{twice[0].id}#2"
     thrice = read_rows(jsonl(tmp_path, *[{"question": "x", "answer": "1"}] * 3))
     assert [row.id for row in thrice] == [content_id("x", None, None) + tail for tail in ("", "#2", "#3")]
+
+
+@pytest.mark.parametrize("columns", [None, {}, {"answer": "target"}])
+def test_a_missing_column_is_told_with_what_can_be_done(tmp_path: Path, columns: dict | None) -> None:
+    """Who gave no columns may be in a command that has no such setting."""
+    path = jsonl(tmp_path, {"question": "a"})
+    for read in (read_rows, lambda *a, **k: list(stream_rows(*a, **k))):
+        with pytest.raises(DataError) as told:
+            read(path, columns=columns)
+        assert ("data.columns.answer" in str(told.value)) is (columns is not None)
+        assert ("Rename the column that holds it to 'answer'" in str(told.value)) is (columns is None)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +195,24 @@ def test_a_mapped_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
         read_rows(path, columns={"choices": "optoins"})
     assert read_rows(path, columns={"choices": "options"})[0].choices == ("b", "c")
     assert read_rows(path, columns={"difficulty": "level"})[0].difficulty is None
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
+def test_a_group_reads_alike_from_every_format(tmp_path: Path, name: str) -> None:
+    """Numbers of a column with an empty cell are read as 7.0 from some formats; blank cells are no group."""
+    cells = [" p 1 ", "7", "", " ", None]
+    write_records(tmp_path / name, [{"question": f"q{i}", "answer": "a", "group": one} for i, one in enumerate(cells)])
+    assert [row.group for row in read_rows(tmp_path / name)] == ["p 1", "7", None, None, None]
+    numbers = [{"question": "a", "answer": "a", "para": 7}, {"question": "b", "answer": "a", "para": 7.5},
+               {"question": "c", "answer": "a", "para": None}]  # fmt: skip
+    write_records(tmp_path / name, numbers)
+    read = read_rows(tmp_path / name, columns={"group": "para"})
+    assert [row.group for row in read] == ["7", "7.5", None]
+    assert read == list(stream_rows(tmp_path / name, columns={"group": "para"}))
+    assert [row.id for row in read] == [row.id for row in read_rows(tmp_path / name)]
+    for reader in (read_rows, lambda *path, columns: list(stream_rows(*path, columns=columns))):
+        with pytest.raises(DataError, match="no column 'paar' for the group: did you mean 'para'"):
+            reader(tmp_path / name, columns={"group": "paar"})
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.csv", "out.parquet"])

@@ -145,6 +145,7 @@ def test_stored_configurations_are_what_they_give_again() -> None:
         ("models.more_weak", ["w2s-weak"]),
         ("data.ood_families", ["order"]),
         ("student_rows", "all"),
+        ("split.respect_groups", False),
     ],
 )
 def test_settings_that_came_later_are_told_where_they_are_set(path: str, value: Any) -> None:
