@@ -1,6 +1,7 @@
 """Plans against what then happened: seconds, tokens and stored bytes of every kind of stage, and memory of trainings.
 
-    python benchmarks/plan_check.py --out benchmarks/results/plan_check.json
+    python benchmarks/plan_check.py --no-memory --out benchmarks/results/plan_check.json
+    python benchmarks/plan_check.py --presets --out benchmarks/results/plan_check_memory.json
 
 Every preset is planned with measured speeds (`ensemw2s plan PRESET --measure`), then run from an empty store in a process
 of its own; the first one once more with LoRA on both sides. Ratios are actual over planned. Memory: what the resident
@@ -35,6 +36,7 @@ from ensemw2s.training.settings import TrainSettings
 
 FOLDERS = {
     "train": "expert", "table": "token-table", "answer": "answers", "counts": "token-counts", "options": "options",
+    "soft": "soft-labels",
 }  # fmt: skip
 LORA = ["models.weak_tuning=lora", "models.strong_tuning=lora"]
 ROWS, LENGTH, ANSWERS = 8, 256, 256  # of the memory check's micro-batch
@@ -184,7 +186,7 @@ def counted(name: str, dtype: str, tuning: str, checkpointing: bool) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="*", default=["tiny", "quickstart"])
+    parser.add_argument("--presets", nargs="*", default=["tiny", "quickstart"], help="none: memory only")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-memory", action="store_true", help="leave the memory of trainings out")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
