@@ -54,8 +54,8 @@ def test_boosting_is_additive_unless_adaboost_is_asked_for(made: Path) -> None:
         assert (told["alphas"] == alphas) == (rule == "additive")
         assert told.get("more_bases", []) == (["w2s-weak-5"] if "w2s-weak-5" in flags else [])
     message = refused(*words, "--out", "no", *two, "--form", "additive", "--rule", "mean", cwd=made)
-    assert "boost.form=discrete" in message
-    assert "form=discrete" in refused(*words, "--out", "no", *two, "--form", "additive", "--level", "row", cwd=made)
+    assert "--form=discrete" in message
+    assert "--form=discrete" in refused(*words, "--out", "no", *two, "--form", "additive", "--level", "row", cwd=made)
 
 
 def test_labels_keep_the_questions_columns(made: Path) -> None:
@@ -157,6 +157,56 @@ def test_bad_input_is_one_line_and_exit_2(made: Path) -> None:
     for words in ((*boost, "--train", "bad.jsonl"), ("list", "model")):  # and in a process: no traceback either
         assert refused(*words, cwd=made, by=process) == refused(*words, cwd=made)
     assert not (made / "new").exists()
+
+
+def test_rows_without_answers_are_told_in_the_words_of_the_verb(tmp_path: Path) -> None:
+    """None of these commands can map a column; a run can."""
+    jsonl(tmp_path / "bare.jsonl", [{"question": "a", "id": "1"}])
+    jsonl(tmp_path / "good.jsonl", TRAIN)
+    for words in (
+        ("evaluate", "--model", "w2s-weak", "--data", "bare.jsonl"),
+        ("boost", "--weak", "w2s-weak", "--train", "bare.jsonl"),
+        ("rate", "bare.jsonl", "--model", "w2s-weak"),
+        ("label", "--ensemble", "w2s-weak", "--in", "good.jsonl", "--validation", "bare.jsonl"),
+    ):
+        message = refused(*words, cwd=tmp_path)
+        assert "columns there: question, id. Rename the column that holds it to 'answer'" in message, words
+        assert "data.columns" not in message
+    message = refused("student", "--strong", "w2s-weak", "--train", "bare.jsonl", cwd=tmp_path)
+    assert "a student reads the column 'label', or else 'answer'; columns there: question, id" in message
+    assert "map it with data.columns.answer" in refused("run", "tiny", "data.source=bare.jsonl", cwd=tmp_path)
+
+
+def test_settings_are_called_by_the_verbs_own_options(tmp_path: Path) -> None:
+    jsonl(tmp_path / "good.jsonl", TRAIN)
+    boost = ("boost", "--weak", "w2s-weak", "--train", "good.jsonl")
+    student = ("student", "--strong", "w2s-weak", "--train", "good.jsonl")
+    for words, message in (
+        ((*boost, "--form", "soft"), "unknown --form 'soft': "),
+        ((*boost, "--form", "additive", "--level", "row"), "--level=row and --error-on=train have no meaning"),
+        ((*boost, "--form", "real", "--level", "row"), "use --level=token, or --form=discrete"),
+        ((*boost, "--mode", "reweight", "--error-on", "out-of-bag"), "use --mode=resample, or --error-on=held-out"),
+        ((*boost, "--train-batch-size", "0"), "--train-batch-size must be"),
+        ((*boost, "--max-length", "1"), "--max-length must be"),
+        ((*student, "--loss", "los"), "--loss: unknown name 'los'"),
+        (("run", "boost.form=soft"), "unknown boost.form 'soft'"),
+    ):
+        assert message in refused(*words, cwd=tmp_path), words
+
+
+def test_notes_call_settings_by_the_verbs_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ensemw2s.cli.flags import FLAGS
+    from ensemw2s.cli.screen import Screen
+
+    screen, told = Screen(), []
+    monkeypatch.setattr(screen.console, "print", told.append)
+    for options in (("--shrinkage",), ()):
+        monkeypatch.setattr(FLAGS, "options", frozenset(options))
+        screen.note("lower boost.shrinkage")
+    assert [line.partition("[/] ")[2] for line in told] == ["lower --shrinkage", "lower boost.shrinkage"]
+    monkeypatch.setattr(FLAGS, "options", frozenset({"--form", "--train", "--batch-size"}))
+    said = "data/train.form.jsonl, boost.form, data.source, train.batch_size"
+    assert FLAGS.speak(said) == "data/train.form.jsonl, --form, --train, train.batch_size"
 
 
 def test_a_damaged_ensemble_is_refused(made: Path) -> None:

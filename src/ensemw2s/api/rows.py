@@ -41,6 +41,12 @@ def as_labelled(labels: Rows) -> list[Row]:
         return as_rows(labels)
     rows = as_rows(labels, need_answer=False)
     if all("label" not in row.raw for row in rows):
+        if all(row.answer is None for row in rows):
+            have = ", ".join(dict.fromkeys(str(name) for row in rows for name in row.raw)) or "none"
+            raise DataError(
+                f"{labels} has nothing to learn: a student reads the column 'label', or else 'answer'; columns there: "
+                f"{have}. Label the questions ('ensemw2s label'), or rename the column with the answers"
+            )
         return as_rows(labels)
     taken = [row.with_answer(str(row.raw["label"])) for row in rows if str(row.raw.get("label") or "").strip()]
     if not taken:

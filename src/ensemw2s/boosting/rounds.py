@@ -81,19 +81,20 @@ class BoostSettings:
         if self.error_on == "out-of-bag" and self.mode != "resample":
             raise ConfigError(
                 f"boost.error_on 'out-of-bag' needs samples that a draw left out, and boost.mode is '{self.mode}': "
-                "use mode=resample, or error_on=held-out"
+                "use boost.mode=resample, or boost.error_on=held-out"
             )
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1:
             raise ConfigError(f"boost.top_k must be a whole number of at least 1, got {self.top_k!r}")
         if self.form == "additive" and (self.level != "token" or self.error_on != "train"):
             raise ConfigError(
                 f"boost.form 'additive' weighs no samples and measures no error, so boost.level={self.level} and "
-                f"boost.error_on={self.error_on} have no meaning: leave them at token and train, or use form=discrete"
+                f"boost.error_on={self.error_on} have no meaning: leave them at token and train, or use "
+                "boost.form=discrete"
             )
         if self.form == "real" and self.level == "row":
             raise ConfigError(
                 "boost.form 'real' (SAMME.R) needs a probability for every class, and the classes of a whole row are "
-                "all answers there are: use boost.level=token, or form=discrete"
+                "all answers there are: use boost.level=token, or boost.form=discrete"
             )
 
     @property

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
 from ensemw2s import interrupts, parallel
+from ensemw2s.cli.flags import FLAGS
 from ensemw2s.errors import ConfigError, EnsemW2SError
 
 app = typer.Typer(
@@ -54,6 +55,8 @@ def _root(
     ] = None,
 ) -> None:
     """Weak-to-strong supervision with token-level boosted ensembles of language models."""
+    verb = cast(Any, context.command).get_command(context, context.invoked_subcommand or "")
+    FLAGS.options = frozenset(name for option in (verb.params if verb else ()) for name in option.opts)
     if sharing is not None:
         parallel.choose(sharing)
     if parallel.world() > 1 and context.invoked_subcommand not in _SHARED:
@@ -154,7 +157,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _fail(message: str) -> None:
     """One line. Of processes that work together the first that fails tells why; the others fail because it did."""
     if parallel.first_to_fail():
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        sys.stderr.write(f"error: {FLAGS.speak(' '.join(message.split()))}\n")
     interrupts.uninstall()  # a launcher ends those that are left, and nothing is left to be said
     raise SystemExit(2)
 

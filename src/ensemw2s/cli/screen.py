@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ensemw2s.cli.flags import FLAGS
 from ensemw2s.experiment.reporter import Progress as Report
 from ensemw2s.experiment.reporter import Reporter
 
@@ -60,7 +61,7 @@ class Screen(Reporter):
 
     def note(self, text: str) -> None:
         """A warning line."""
-        self.console.print(f"[yellow]note[/] {escape(text)}")
+        self.console.print(f"[yellow]note[/] {escape(FLAGS.speak(text))}")
 
     def close(self) -> None:
         """Tell how much was found in the store."""

@@ -130,7 +130,8 @@ def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool
     for column in ("question", "answer") if need_answer else ("question",):
         if names[column] not in record:
             have = ", ".join(map(str, record)) or "none"
-            cure = f"Rename it, or map it with data.columns.{column}" if mapped else f"Rename that with the {column} so"
+            cure = f"Rename the column that holds it to '{names[column]}'"
+            cure += f", or map it with data.columns.{column}" if mapped else ""
             raise DataError(f"{place}: no column '{names[column]}' for the {column}; columns there: {have}. {cure}")
     question = record[names["question"]]
     if question is None or not text_of(question).strip():
