@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 from clikit import COMMAND, here, refused
 
+from ensemw2s import boost
+from ensemw2s.errors import ConfigError
+from ensemw2s.experiment.opening import Machine
 from ensemw2s.experiment.outputs import lock_of, only_writer
+from ensemw2s.experiment.reporter import Reporter
+from ensemw2s.training.settings import TrainSettings
 
 ROWS = [{"question": f"What is {a} {b} put from small to large?", "answer": f"{a} {b}"} for a, b in ("19", "35", "46")]
 
@@ -67,3 +72,19 @@ def test_a_command_that_writes_and_one_that_was_killed(folder: Path) -> None:
     assert lock_of(folder / "labels.jsonl").is_file()
     assert "3 labels in labels.jsonl" in here(*words, cwd=folder, **store).stdout
     assert not lock_of(folder / "labels.jsonl").exists()
+
+
+def test_what_came_into_the_folder_during_the_training_is_not_removed(folder: Path) -> None:
+    """Of another program, or a run, which hold no lock beside the folder."""
+
+    class Busy(Reporter):
+        def finished(self, title: str, seconds: float, reused: bool) -> None:
+            (folder / "ens").mkdir(exist_ok=True)
+            (folder / "ens" / "thesis.txt").write_text("mine")
+
+    with pytest.raises(ConfigError, match="holds something else"):
+        boost(
+            folder / "rows.jsonl", "w2s-weak", folder / "ens", rounds=1, training=TrainSettings(epochs=1),
+            machine=Machine("cpu", store=folder / "store"), reporter=Busy(),
+        )  # fmt: skip
+    assert [path.name for path in (folder / "ens").iterdir()] == ["thesis.txt"]

@@ -125,6 +125,7 @@ def boost(
     told = story_of_rows(
         rows, RIGHT_ANSWERS, train, boost=chosen, expert=training, seed=seed,
     ).model_copy(update={"warnings": boosted.messages})  # fmt: skip
+    parallel.on_main(free_folder, folder, "ensemble.json")  # it may have been filled meanwhile
     parallel.on_main(export_ensemble, bench, boosted, folder, told)
     return folder
 
@@ -189,5 +190,6 @@ def train_student(
     )  # fmt: skip
     given = f"those of {Path(teacher).name}" if teacher is not None else "as given"
     told = story_of_rows(rows, given, labels, student=training or TrainSettings(), loss=loss, seed=seed)
+    parallel.on_main(free_folder, folder, "origin.json")  # it may have been filled meanwhile
     parallel.on_main(export_student, bench, members, folder, told)
     return folder
