@@ -8,13 +8,16 @@ from results_store import Who
 
 
 def default(label: str, system: str, families: str = "usual") -> Who:
-    """Of the study ``default``: seeds 5-14; "usual" families, or two "unseen" ones."""
+    """Of the study ``default``: seeds 5-14; families "usual", "unseen", "further", "unseen-as-given" (order of models)."""
     return Who(label, "default", system, families)
 
 
 #: the published way: one pretrained weak model, a student of all its labels; the same seeds, so the same questions
 WEAK_OF_ONE = Who("weak expert, one pretrained model", "boosting", "weak", "shrunk")
 STUDENT_OF_ONE = Who("student of weak, one pretrained model, all labels", "boosting", "student_from_weak", "shrunk")
+#: the default's student with the models in the order in which they are named
+AS_GIVEN = Who("as given", "students", "student", "quarter-and-labelled")
+STUDENT_OF_BEST = Who("student of weak, best of four, all labels", "bases", "student_from_weak", "additive")
 TWICE = Who("strong on labelled rows, two epochs", "students", "strong_on_easy", "labelled-alone-twice")
 
 _LABELS = {
@@ -59,13 +62,46 @@ TABLES = {
         tuple((label, (default(label, name), default(label, name, "unseen"))) for name, label in _LABELS.items()),
         sides=("easy, %", "hard, %", "unseen families, easy, %", "unseen families, hard, %"),
     ),
+    "default-usual": Table("differences", _gaps("usual")),
+    "default-families": Table(
+        "families",
+        tuple(
+            default(label, name)
+            for label, name in (
+                ("single weak expert", "weak"), ("its total compute", "weak_total"), ("uniform ensemble", "uniform"),
+                ("bagging", "bagging"), ("boosted ensemble", "ensemble"), ("student of the single expert", "student_from_weak"),
+                ("student", "student"), ("ceiling", "ceiling"),
+            )
+        ),
+    ),  # fmt: skip
+    "default-further": Table(
+        "brief",
+        tuple((label, (default(label, name, "further"),)) for name, label in _LABELS.items()),
+        sides=("*add* and *dates*, easy, %", "*add* and *dates*, hard, %"),
+    ),
+    "default-further-differences": Table("differences", _gaps("further")),
+    "default-order": Table(
+        "differences",
+        (
+            (default("six families: boosted ensemble", "ensemble"), Who("as given", "bases", "ensemble", "additive")),
+            (default("six families: student", "student"), AS_GIVEN),
+            *(
+                (default(f"unseen families: {label}", name, "unseen"), default("as given", name, "unseen-as-given"))
+                for label, name in (("boosted ensemble", "ensemble"), ("student", "student"))
+            ),
+        ),
+    ),
     "default-published-way": Table(
         "differences",
         (
             (default("boosted ensemble", "ensemble"), WEAK_OF_ONE),
             (default("student of the default", "student"), STUDENT_OF_ONE),
+            (default("student of the default", "student"), STUDENT_OF_BEST),
             (default("student of the single expert, the default's way", "student_from_weak"), STUDENT_OF_ONE),
-            (Who("student of the boosted ensemble, all labels", "bases", "student", "additive"), STUDENT_OF_ONE),
+            (
+                Who("student of the boosted ensemble, all labels, models as given", "bases", "student", "additive"),
+                STUDENT_OF_ONE,
+            ),
             (default("student of the default", "student"), TWICE),
         ),
     ),
@@ -89,6 +125,13 @@ _SHORT = {
     "student_from_uniform": "student of uniform", "student": "student of boosted", "strong_on_easy": "strong on easy",
     "ceiling": "ceiling",
 }  # fmt: skip
+VALUES = {
+    "default-over-uniform-easy": (default("", "ensemble"), default("", "uniform"), "test_id", 1),
+    "default-over-uniform-hard": (default("", "ensemble"), default("", "uniform"), "test_ood", 1),
+    "default-student-over-weak-hard": (default("", "student"), default("", "student_from_weak"), "test_ood", 1),
+    "default-ceiling-over-weak-easy": (default("", "ceiling"), default("", "student_from_weak"), "test_id", 1),
+    "default-ceiling-over-weak-hard": (default("", "ceiling"), default("", "student_from_weak"), "test_ood", 1),
+}
 FIGURES = {
     "results-default-unseen": Figure("dots", tuple(default(label, name, "unseen") for name, label in _SHORT.items())),
 }
