@@ -96,7 +96,8 @@ class Trial:
     @property
     def title(self) -> str:
         """The line's name."""
-        how = f"{self.epochs:g} epochs at {self.learning_rate:g}" if self.epochs else "as pretrained"
+        unit = "epoch" if self.epochs == 1 else "epochs"
+        how = f"{self.epochs:g} {unit} at {self.learning_rate:g}" if self.epochs else "as pretrained"
         rows = f" of {self.rows}" if self.rows else ""
         return f"{self.task}: {self.model.removeprefix('tinystories-')}, {how}{rows}"
 

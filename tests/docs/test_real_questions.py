@@ -155,6 +155,14 @@ def test_a_single_seed_has_its_questions_interval_and_no_difference(real: Module
     assert len(list(real.differences(found))) == 2  # the headings alone
 
 
+def test_one_epoch_is_no_epochs(real: ModuleType) -> None:
+    trials = importlib.import_module("real_trials")
+    told = [trials.Trial("arc, options", trials.LLAMA, epochs, 5e-4).title for epochs in (0, 1, 1.5, 2)]
+    assert [line.rpartition(", ")[2] for line in told] == [
+        "as pretrained", "1 epoch at 0.0005", "1.5 epochs at 0.0005", "2 epochs at 0.0005"
+    ]  # fmt: skip
+
+
 def test_a_trial_is_stored_once_and_in_order(real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = importlib.import_module("real_trials")
     monkeypatch.setattr(trials, "STORED", tmp_path / "trials.json")

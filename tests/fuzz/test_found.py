@@ -84,6 +84,7 @@ def test_a_message_is_one_short_printable_line() -> None:
         ({"data": {"limit": -1}}, "data.limit must be at least 1"),
         ({"systems": "weak"}, "systems must be a list"),
         ({"split": {"weak_train": 10**9}, "data": {"source": "world"}}, "at most 1,000,000"),
+        ({"split": {"weak_train": 10**9, "pool": 10**8}}, "split.weak_train is 1000000000, split.pool is 100000000: "),
     ],
 )  # fmt: skip
 def test_nothing_is_guessed_in_a_configuration(settings: dict[str, Any], told: str) -> None:

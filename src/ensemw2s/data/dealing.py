@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ensemw2s.data.groups import Unit, fill, of_no_other, rank_units
@@ -57,7 +57,28 @@ def deal(
     if len(apart) < len(untested):
         told = "rows left out: others of their group are marked as test"
         report[told] = report.get(told, 0) + len(untested) - len(apart)
-    return cut(tested, tests, f"{what} marked as test") | cut(apart, others, f"{what} not marked as test")
+    return together(
+        lambda: cut(tested, tests, f"{what} marked as test"),
+        lambda: cut(apart, others, f"{what} not marked as test"),
+    )
+
+
+def together(*parts: Callable[[], dict[str, list[Row]]]) -> dict[str, list[Row]]:
+    """The splits of several sets of rows; what is wrong is told of all of them at once, so that it is mended at once.
+
+    Raises:
+        DataError: what any of them raised.
+    """
+    found: dict[str, list[Row]] = {}
+    wrong: list[str] = []
+    for part in parts:
+        try:
+            found |= part()
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("; ".join(wrong))
+    return found
 
 
 def set_aside(rows: Sequence[Row], seed: int, fraction: float) -> tuple[list[Row], list[Row]]:
@@ -90,8 +111,10 @@ def _cut(
 ) -> dict[str, list[Row]]:
     size, wanted = sum(map(len, units)), sum(count for count in asked.values() if count is not None)
     if wanted > size:
-        most = max(asked, key=lambda name: asked[name] or 0)
-        raise DataError(f"split counts {dict(asked)} ask for {wanted} of {size} {what}: lower split.{most}")
+        counted = {name: count for name, count in asked.items() if count is not None}
+        told = ", ".join(f"split.{name}={count}" for name, count in counted.items())
+        told += " asks for" if len(counted) == 1 else " ask for"
+        raise DataError(f"{told} {wanted} of {size} {what}: lower {_largest(counted, size)}")
     free = {name: shares[name] for name, count in asked.items() if count is None}
     # The epsilon: 3 * 0.6 / 0.6 must give 3 rows, not 2.
     given = {name: int((size - wanted) * share / sum(free.values()) + 1e-9) for name, share in free.items()}
@@ -109,6 +132,15 @@ def _cut(
         if not part:
             raise DataError(f"split '{name}' would be empty: {_too_few(units, what, counts[name])}")
     return parts
+
+
+def _largest(counted: Mapping[str, int], size: int) -> str:
+    """The largest splits: as few as leave room for the others and a row each for themselves."""
+    ranked = sorted(counted, key=lambda name: -counted[name])
+    lowered = 1
+    while lowered < len(ranked) and lowered + sum(counted[name] for name in ranked[lowered:]) > size:
+        lowered += 1
+    return " and ".join(f"split.{name}" for name in ranked[:lowered])
 
 
 def _too_few(units: Sequence[Unit], what: str, count: int) -> str:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from ensemw2s.data.dealing import deal, set_aside
+from ensemw2s.data.dealing import deal, set_aside, together
 from ensemw2s.data.groups import on_one_side, shared, without_groups
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import content_id
@@ -138,8 +138,10 @@ def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Split
     if settings.kind == "random":
         parts = deal(easy, {**_EASY_SHARES, **_HARD_SHARES}, asked, seed, "rows", marked, report)
     else:
-        parts = deal(easy, _EASY_SHARES, asked, seed, "easy rows", marked, report)
-        parts |= deal(hard, _HARD_SHARES, asked, seed, "hard rows", marked, report)
+        parts = together(
+            lambda: deal(easy, _EASY_SHARES, asked, seed, "easy rows", marked, report),
+            lambda: deal(hard, _HARD_SHARES, asked, seed, "hard rows", marked, report),
+        )
     named: dict[str, Any] = {name: tuple(part) for name, part in parts.items()}
     return check_splits(Splits(**named, report=report))
 

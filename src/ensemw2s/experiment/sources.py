@@ -133,9 +133,9 @@ def _world(config: Config) -> Splits:
     near = data.families or tuple(FAMILIES)
     far = data.ood_families or near
     counts = {name: getattr(split, name) or default for name, default in _WORLD_COUNTS.items()}
-    for name, count in counts.items():
-        if count > _WORLD_MOST:
-            raise ConfigError(f"split.{name} is {count}: the built-in world gives at most {_WORLD_MOST:,} rows a split")
+    over = [f"split.{name} is {count}" for name, count in counts.items() if count > _WORLD_MOST]
+    if over:
+        raise ConfigError(f"{', '.join(over)}: the built-in world gives at most {_WORLD_MOST:,} rows a split")
     every = tuple(dict.fromkeys((*data.easy_levels, *data.hard_levels)))
     easy, hard = (data.easy_levels, data.hard_levels) if split.kind == "easy-to-hard" else (every, every)
 

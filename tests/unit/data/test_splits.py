@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -172,13 +173,31 @@ def test_hidden_answers_of_the_pool_change_no_split() -> None:
     [
         (rows(difficulty=1.0), SplitSettings(), "every row has difficulty 1.0"),
         ([Row(f"r{i}", f"q{i}", "a") for i in range(9)], SplitSettings(), "no row has one"),
-        (rows(20), SplitSettings(weak_train=100), "ask for 100 of 10 easy rows"),
+        (rows(20), SplitSettings(weak_train=100), "split.weak_train=100 asks for 100 of 10 easy rows"),
         (rows(4), SplitSettings(), "would be empty|is empty"),
     ],
 )
 def test_impossible_splits(some: list[Row], settings_: SplitSettings, message: str) -> None:
     with pytest.raises(DataError, match=message):
         split_rows(some, settings_, 0)
+
+
+def test_all_counts_that_ask_for_too_many_rows_are_told_at_once() -> None:
+    """Of the easy side, of the hard side, and of rows marked as test on either; the largest to lower are named."""
+    both = SplitSettings(weak_train=100, validation=90, test_id=2, test_ood=50)
+    with pytest.raises(DataError) as told:
+        split_rows(rows(20), both, 0)
+    assert str(told.value) == (
+        "split.weak_train=100, split.validation=90, split.test_id=2 ask for 192 of 10 easy rows: lower "
+        "split.weak_train and split.validation; split.test_ood=50 asks for 50 of 10 hard rows: lower split.test_ood"
+    )
+    marked = [dataclasses.replace(row, split="test" if n % 2 else None) for n, row in enumerate(rows(20))]
+    with pytest.raises(DataError) as told:
+        split_rows(marked, SplitSettings(weak_train=100, test_id=90, pool=80, test_ood=70), 0)
+    for name in ("weak_train", "test_id", "pool", "test_ood"):
+        assert f"lower split.{name}" in str(told.value)
+    with pytest.raises(DataError, match=r"of 20 rows: lower split\.pool$"):
+        split_rows(rows(20), SplitSettings(kind="random", pool=16, test_id=5), 0)
 
 
 def test_bad_settings() -> None:
