@@ -132,7 +132,7 @@ def direction(difference: Record) -> int:
     has one below ``LEVEL``: of a run's many differences some intervals miss zero by luck.
     """
     above, below = difference["low"] > 0, difference["high"] < 0
-    corrected = difference.get("p_holm")
+    corrected: Any = difference.get("p_holm")
     if is_number(corrected) and corrected >= LEVEL:
         return 0
     return 1 if above else -1 if below else 0
