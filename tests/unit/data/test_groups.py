@@ -303,3 +303,12 @@ def test_questions_of_one_passage_of_quartz_stay_together(shared: Path) -> None:
     passages = {name: {row.context for row in part} for name, part in splits.named().items()}
     assert sum(map(len, passages.values())) == len(set().union(*passages.values())) == 323
     assert (len(splits.validation), sum(map(len, splits.named().values()))) == (300, len(read))
+
+
+def test_rated_rows_are_written_with_their_group() -> None:
+    """Under our own name, whatever the file called it: rated rows are read without any mapping."""
+    from ensemw2s.experiment.rating import _records
+
+    row = Row("a", "q", "x", group="g", raw={"question": "q", "answer": "x", "para": "g"})
+    (record,) = _records([row], {"a": None}, {"model": {"a": 1.0}}, "loss")
+    assert (record["group"], record["para"]) == ("g", "g")
