@@ -129,7 +129,7 @@ def trials(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         interval = wilson(one["validation"] * one["rows"], one["rows"])
         cell = f"{100 * one['validation']:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
         cell += "*" if interval.low > one["chance"] else ""
-        how = f"{one['epochs']:g} epochs at {one['learning_rate']:g}" if one["epochs"] else "as pretrained"
+        how = f"{one['epochs']:g} epoch{'s' if one['epochs'] != 1 else ''} at {one['learning_rate']:g}" if one["epochs"] else "as pretrained"
         model = one["model"].removeprefix("tinystories-")
         model, how = ("none", "the option that stands in the passage") if model == "none" else (model, how)
         labelled = "–" if one["labelled"] is None else f"{100 * one['labelled']:.0f}"
