@@ -28,7 +28,8 @@ NAMES = {
 }  # fmt: skip
 #: What systems are called here where another form of boosting made them.
 OF_ADABOOST = {"ensemble": "adaboost", "student": "student_of_adaboost"}
-LEAST_SEEDS = 2
+#: Two shares of so few questions can agree by chance to the last digit, and their interval over seeds is then a point.
+LEAST_SEEDS = 3
 PAIRS = (
     ("uniform", "weak"), ("adaboost", "weak"), ("adaboost", "uniform"), ("ensemble", "weak"), ("ensemble", "uniform"),
     ("student", "weak"), ("student_from_weak", "weak"), ("student", "student_from_weak"), ("student", "strong_on_easy"),
@@ -81,7 +82,7 @@ def together(systems: Mapping[str, Any], side: str, *names: str) -> list[list[fl
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Means with 95 % t intervals over seeds; a mark where the interval lies above guessing; PGR of students.
 
-    A single seed's interval is Wilson's, over its questions.
+    Where fewer than ``LEAST_SEEDS`` ran, it is Wilson's, over their questions.
     """
     yield "| system | seeds | easy, options right % | hard, options right % | PGR easy, % | PGR hard, % |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -97,7 +98,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
 def differences(found: Mapping[str, Any]) -> Iterator[str]:
     """Paired over the seeds that ran both, in points; p after Holm's correction over all tests of the table.
 
-    Pairs that only one seed ran are left out.
+    Pairs that fewer than ``LEAST_SEEDS`` ran are left out.
     """
     systems = found["systems"]
     pairs = [
@@ -129,7 +130,11 @@ def trials(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         interval = wilson(one["validation"] * one["rows"], one["rows"])
         cell = f"{100 * one['validation']:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
         cell += "*" if interval.low > one["chance"] else ""
-        how = f"{one['epochs']:g} epoch{'s' if one['epochs'] != 1 else ''} at {one['learning_rate']:g}" if one["epochs"] else "as pretrained"
+        how = (
+            f"{one['epochs']:g} epoch{'s' if one['epochs'] != 1 else ''} at {one['learning_rate']:g}"
+            if one["epochs"]
+            else "as pretrained"
+        )
         model = one["model"].removeprefix("tinystories-")
         model, how = ("none", "the option that stands in the passage") if model == "none" else (model, how)
         labelled = "–" if one["labelled"] is None else f"{100 * one['labelled']:.0f}"
@@ -138,7 +143,8 @@ def trials(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _share(values: Sequence[float], guessing: float, questions: int) -> str:
-    mean = seed_interval(values) if len(values) >= LEAST_SEEDS else wilson(values[0] * questions, questions)
+    asked = questions * len(values)
+    mean = seed_interval(values) if len(values) >= LEAST_SEEDS else wilson(sum(values) * questions, asked)
     mark = "*" if mean.low > guessing else ""
     return f"{100 * mean.value:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]{mark}"
 

@@ -114,7 +114,6 @@ TRIALS = (
     Trial("sciq, options", LARGE, 1, 5e-4),
     Trial("sciq, options", LARGE, 2, 5e-4),
     Trial("sciq, to 30 words", LLAMA, 3, 1e-3),
-    Trial("sciq, to 30 words", LLAMA, 6, 1e-3),
     Trial("sciq, 31 to 70 words", LLAMA, 3, 1e-3),
     Trial("sciq, 31 to 70 words", LARGE, 2, 5e-4),
     Trial("sciq, yes/no", LLAMA, 3, 1e-3),

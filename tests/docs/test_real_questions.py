@@ -146,8 +146,12 @@ def test_seeds_that_ran_both_are_compared(real: ModuleType) -> None:
     assert list(real.differences(found)) == list(real.differences(toy()))
 
 
-def test_a_single_seed_has_its_questions_interval_and_no_difference(real: ModuleType) -> None:
+def test_few_seeds_have_their_questions_interval_and_no_difference(real: ModuleType) -> None:
+    """One seed: 50 of 100. Two: 100 of 200, though both shares are the same."""
     found = toy()
+    found["systems"]["student"] = both([0.5, 0.5, None], [0.3, 0.3, None])
+    assert list(real.table(found))[3].startswith("| student of additive | 2 | 50.0 [43.1, 56.9]* | 30.0 [24.1, 36.7] |")
+    assert not any("student" in line for line in real.differences(found))
     for system in ("student", "ceiling"):
         found["systems"][system] = both([0.5, None, None], [0.3, None, None])
     lines = list(real.table(found))
