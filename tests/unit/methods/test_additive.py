@@ -41,7 +41,7 @@ class Numbered:
         self.softened: list[tuple[Members, int, dict[str, Any]]] = []
 
     def pretrained(self, role: str, base: int = 0) -> Expert:
-        return Expert("weak", "pretrained", None)
+        return Expert("weak", f"pretrained {base}", None)
 
     def vocabulary_size(self, role: str) -> int:
         return 3
@@ -51,7 +51,8 @@ class Numbered:
         return Expert("weak", str(len(self.trained)), None, seconds=2.0)
 
     def token_table(self, expert: Expert, rows: Sequence[Row]) -> ExpertTokens:
-        p = EXPERTS[0] if expert.identity == "pretrained" else EXPERTS[int(expert.identity) - 1]
+        before = {"pretrained 0": EXPERTS[0], "pretrained 2": EXPERTS[0].flip(1)}
+        p = before[expert.identity] if expert.identity in before else EXPERTS[int(expert.identity) - 1]
         if not rows:
             p = p[:0]
         log_p, label = p.log(), LABEL[: len(p)]
@@ -90,6 +91,15 @@ def test_the_second_expert_is_trained_on_the_sum_with_the_first() -> None:
     assert found.members.alphas == (1.0, 0.25)
     assert found.seconds == (2.0, 2.0)
     assert [r.outcome for r in found.rounds] == ["ok", "ok"]
+
+
+def test_experts_start_from_the_models_in_turn() -> None:
+    bench = Numbered()
+    found = boost_experts(bench, ROWS, SETTINGS, TrainSettings(), seed=5, rule="additive", turns=(2, 0))  # type: ignore[arg-type]
+    assert [call["base"] for call in bench.trained] == [2, 0]
+    # Of three tokens model 2 is wrong on two, model 0 on one.
+    assert found.pretrained_error == pytest.approx(2 / 3)
+    assert boosted(Numbered()).pretrained_error == pytest.approx(1 / 3)
 
 
 def test_weights_are_what_the_sum_left_to_explain() -> None:
