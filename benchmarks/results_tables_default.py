@@ -27,6 +27,11 @@ _LABELS = {
     "student": "**student of the boosted ensemble**", "strong_on_easy": "strong model on the labelled easy rows",
     "ceiling": "ceiling: strong model on right answers",
 }  # fmt: skip
+_BY_FAMILY = {
+    "weak": "single weak expert", "weak_total": "its total compute", "uniform": "uniform ensemble", "bagging": "bagging",
+    "ensemble": "boosted ensemble", "student_from_weak": "student of the single expert", "student": "student",
+    "ceiling": "ceiling",
+}  # fmt: skip
 _RIVALS = ("weak", "weak_total", "uniform", "bagging")
 
 
@@ -63,17 +68,7 @@ TABLES = {
         sides=("easy, %", "hard, %", "unseen families, easy, %", "unseen families, hard, %"),
     ),
     "default-usual": Table("differences", _gaps("usual")),
-    "default-families": Table(
-        "families",
-        tuple(
-            default(label, name)
-            for label, name in (
-                ("single weak expert", "weak"), ("its total compute", "weak_total"), ("uniform ensemble", "uniform"),
-                ("bagging", "bagging"), ("boosted ensemble", "ensemble"), ("student of the single expert", "student_from_weak"),
-                ("student", "student"), ("ceiling", "ceiling"),
-            )
-        ),
-    ),  # fmt: skip
+    "default-families": Table("families", tuple(default(label, name) for name, label in _BY_FAMILY.items())),
     "default-further": Table(
         "brief",
         tuple((label, (default(label, name, "further"),)) for name, label in _LABELS.items()),
