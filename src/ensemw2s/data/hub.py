@@ -171,8 +171,8 @@ def to_row(dataset: HubDataset, record: Record, split: str) -> Row | None:
     answer = resolve_answer(columns["answer"], choices, f"{dataset.hub_id}, row {identity}")
     if answer is None:
         return None
-    raw = {"id": identity, "context": context, **columns, "split": split}
     group = group_name(columns.get("group", renamed.get("group")))
+    raw = {"id": identity, "context": context, **columns, "split": split, **({} if group is None else {"group": group})}
     return Row(identity, columns["question"], answer, context, choices, columns.get("difficulty"), split, raw, group)
 
 
