@@ -50,6 +50,24 @@ def test_every_verb_that_writes_is_refused(folder: Path, out: str, words: tuple[
         assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("questions", ("label", "--ensemble", "w2s-weak", "--in", "rows.jsonl")),
+        ("data", ("evaluate", "--model", "w2s-weak", "--data", "rows.jsonl")),
+        ("rows", ("rate", "rows.jsonl", "--model", "w2s-weak")),
+        ("train", ("boost", "--train", "rows.jsonl", "--weak", "w2s-weak")),
+        ("labels", ("student", "--strong", "w2s-strong", "--train", "rows.jsonl")),
+    ],
+)
+def test_what_is_read_is_not_written_over(folder: Path, what: str, words: tuple[str, ...]) -> None:
+    before = (folder / "rows.jsonl").read_bytes()
+    message = refused(*words, "--out", "./rows.jsonl", cwd=folder)
+    assert f"rows.jsonl is what is read as {what}, and would be overwritten: name another" in message
+    assert (folder / "rows.jsonl").read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == ["rows.jsonl"]
+
+
 def test_a_command_that_writes_and_one_that_was_killed(folder: Path) -> None:
     """Two real processes: the second is refused, then the first is killed, and the third is through."""
     store = {"ENSEMW2S_CACHE": str(folder / "store")}

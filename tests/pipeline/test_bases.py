@@ -143,9 +143,21 @@ def test_boosting_puts_the_best_on_held_out_rows_first(tmp_path: Path) -> None:
         "w2s-weak" in note and "w2s-strong" in note and "right on the held-out rows" in note for note in told.all
     )
     assert any("2 weak models for 1 experts: w2s-weak not used" in note for note in told.all)
-    boost(splits.weak_train, both, tmp_path / "given", rounds=1, order="given", **named)
+    assert any(note.endswith("the first expert starts from w2s-strong") for note in told.all)
+    assert not any("among the training rows" in note for note in told.all)
+    known = (*splits.validation[:2], *splits.weak_train[:3])
+    boost(
+        splits.weak_train,
+        both,
+        tmp_path / "given",
+        rounds=1,
+        order="given",
+        reporter=told,
+        **{**named, "held_out": known},
+    )
+    assert any(note.startswith("3 of 5 held-out rows, or others of their group, stand among") for note in told.all)
     assert json.loads((tmp_path / "given" / "ensemble.json").read_text())["base"] == "w2s-weak"
-    with pytest.raises(ConfigError, match=r"order 'validation' ranks the 2 weak models .* use order=given"):
+    with pytest.raises(ConfigError, match=r"order 'validation' ranks the 2 weak models .* or the order 'given'"):
         boost(splits.weak_train, both, tmp_path / "no", order="validation", machine=machine)
     with pytest.raises(ConfigError, match=r"unknown order 'best': .*validation"):
         boost(splits.weak_train, both, tmp_path / "no", order="best", machine=machine)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from ensemw2s.api.alone import one_writer
 from ensemw2s.api.rows import Rows, as_labelled, as_name, as_rows, free_folder
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
+from ensemw2s.data.rows import Row
 from ensemw2s.ensemble.combine import RULES
 from ensemw2s.errors import ConfigError, nearest
 from ensemw2s.experiment.bases import check_bases
@@ -88,8 +89,8 @@ def boost(
         raise ConfigError(f"unknown order '{order}': {nearest(order, ('given', 'validation'))}")
     if order == "validation" and held_out is None:
         raise ConfigError(
-            f"order '{order}' ranks the {len(bases)} weak models on held-out rows and there are none: give some, or "
-            "use order=given"
+            f"order '{order}' ranks the {len(bases)} weak models on held-out rows and there are none: give held-out "
+            "rows, or the order 'given'"
         )
     if order == "given":
         bases = _those_used(bases, rounds, reporter)
@@ -104,6 +105,7 @@ def boost(
     rows = task.rows(as_rows(train), seed)
     kept_back = task.rows(as_rows(held_out), seed) if held_out is not None else []
     check_rule(rule, kept_back)
+    _tell_known(kept_back, rows, reporter)
     training = training or TrainSettings()
     bench = machine.bench(
         bases[0], bases[0], task_format or TaskFormat(), reporter, weak_tuning=tuning, lora=lora or LoraSettings(),
@@ -112,10 +114,8 @@ def boost(
     turns: tuple[int, ...] = tuple(range(len(bases)))
     if order == "validation" and len(bases) > 1:
         turns, choice = best_first(bench, rows, kept_back, training, seed=seed, bases=len(bases))
-        reporter.note(
-            "right on the held-out rows: "
-            + ", ".join(f"{bases[int(base)]} {100 * score:.1f} %" for base, score in choice.candidates)
-        )
+        scores = ", ".join(f"{bases[int(base)]} {100 * score:.1f} %" for base, score in choice.candidates)
+        reporter.note(f"right on the held-out rows: {scores}; the first expert starts from {bases[turns[0]]}")
         _those_used([bases[base] for base in turns], rounds, reporter)
     boosted = boost_experts(
         bench, rows, chosen, training, seed=seed, rule=rule, held_out=kept_back, turns=turns,
@@ -128,6 +128,18 @@ def boost(
     parallel.on_main(free_folder, folder, "ensemble.json")  # it may have been filled meanwhile
     parallel.on_main(export_ensemble, bench, boosted, folder, told)
     return folder
+
+
+def _tell_known(held_out: Sequence[Row], rows: Sequence[Row], reporter: Reporter) -> None:
+    """Held-out rows that experts are trained on, or whose group they are trained on, judge nothing."""
+    asked = {(row.question, row.context) for row in rows}
+    groups = {row.group for row in rows if row.group is not None}
+    known = sum((row.question, row.context) in asked or row.group in groups for row in held_out)
+    if known:
+        reporter.note(
+            f"{known} of {len(held_out)} held-out rows, or others of their group, stand among the training rows too: "
+            "what is measured on them looks better than it is; give rows that no expert is trained on"
+        )
 
 
 def _those_used(bases: Sequence[str], rounds: int, reporter: Reporter) -> tuple[str, ...]:

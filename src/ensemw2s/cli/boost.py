@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
@@ -103,7 +103,7 @@ def boost(
     screen.console.print(f"output folder: {folder}")
     api.boost(
         train, weak, folder, rounds=rounds, settings=settings, training=training, rule=rule,
-        held_out=held_out, order=cast(Any, order), task=o.task(task, head), tuning=o.check_tuning(tuning),
+        held_out=held_out, order=o.check_order(order), task=o.task(task, head), tuning=o.check_tuning(tuning),
         lora=o.lora(lora_rank), task_format=task_format, seed=seed, machine=machine, reporter=screen,
     )  # fmt: skip
     screen.close()

@@ -100,6 +100,19 @@ def task(kind: str, head: str) -> Any:
     return Task(kind, head)  # type: ignore[arg-type]
 
 
+def check_order(name: str | None) -> Any:
+    """``given``, ``validation`` or None.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    from ensemw2s.errors import ConfigError, nearest
+
+    if name not in (None, "given", "validation"):
+        raise ConfigError(f"unknown --order '{name}': {nearest(name, ('given', 'validation'))}")
+    return name
+
+
 def check_tuning(name: str) -> Any:
     """``full`` or ``lora``.
 

@@ -132,7 +132,7 @@ def _told(difference: Record) -> str:
     text = f"{points(difference['value'])} points, interval {points(low)} to {points(high)}"
     if direction(difference) or low <= 0 <= high:
         return text
-    return f"{text}, but p {p_value(difference['p_holm'])} once corrected for all differences of this run (Holm)"
+    return f"{text}, but p {p_value(difference['p_holm'])} once corrected for all differences of this metric (Holm)"
 
 
 def _chance_list(results: Results) -> list[str]:

@@ -51,7 +51,7 @@ def test_the_corrected_p_value_decides_where_there_is_one() -> None:
     said = say(scores=SCORES, differences=[{**gain, "p": 0.008, "p_holm": 0.12}])
     assert said.tone == "open"
     assert "there is no clear difference between the student" in said.text
-    told = "+3.0 points, interval +0.8 to +5.2, but p 0.120 once corrected for all differences of this run (Holm)."
+    told = "+3.0 points, interval +0.8 to +5.2, but p 0.120 once corrected for all differences of this metric (Holm)."
     assert said.text.endswith(told)
     for p_holm in (0.049, None, "odd"):
         assert say(scores=SCORES, differences=[{**gain, "p_holm": p_holm}]).tone == "good"
