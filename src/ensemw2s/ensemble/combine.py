@@ -102,6 +102,17 @@ class MixRule:
             return self
         return MixRule(self.name, self._rule.without(self.state, place))
 
+    def reweighted(self, alphas: Sequence[float]) -> MixRule:
+        """The rule for experts that have these alphas from now on. Raises ConfigError where it cannot use them."""
+        if not isinstance(self._rule, Rule) or not self.state:
+            return self
+        state = self._rule.reweighted(self.state, alphas)
+        return self if state == self.state else MixRule(self.name, state)
+
+    def weights(self, alphas: Sequence[float]) -> list[float]:
+        """The alphas that say how it mixes: other than given only where its state holds more than proportions."""
+        return list(self._rule.weights(self._loaded, alphas) if isinstance(self._rule, Rule) else alphas)
+
     def __call__(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None = None) -> Tensor:
         """The mixture's log-probabilities ``[m, vocab]``.
 

@@ -105,7 +105,8 @@ class Additive(Rule):
 
     The geometric mean of rule "product", sharpened by A: experts after the first add to what is there and take nothing
     from it. A is state, since everywhere else only the proportions of alphas matter; without state it is 1. Of the
-    first t experts it is the sum of theirs. Tokens that experts rule out are treated as in "product".
+    first t experts it is the sum of theirs. A live ensemble holds the weights of the sum, A w, as its alphas and in
+    the state alike. Tokens that experts rule out are treated as in "product".
     """
 
     def load(self, state: State) -> Any:
@@ -113,8 +114,8 @@ class Additive(Rule):
         alphas = state.get("alphas")
         if alphas is None:
             return None
-        if not _numbers(alphas) or min(alphas) < 0 or alphas[0] <= 0:
-            raise bad_state("additive", f"alphas {alphas!r} are no numbers of at least 0 with the first above it")
+        if not _numbers(alphas) or min(alphas) < 0 or not 0 < sum(alphas) < math.inf:
+            raise bad_state("additive", f"alphas {alphas!r} are no numbers of at least 0 with a finite sum above it")
         return [float(alpha) for alpha in alphas]
 
     def experts(self, state: Any) -> int | None:
@@ -128,6 +129,18 @@ class Additive(Rule):
     def joined(self, state: State, share: float) -> State:
         """The sum of the others stays what it was: what the new one brings is added."""
         return {**state, "alphas": [*state["alphas"], share * math.fsum(state["alphas"])]}
+
+    def reweighted(self, state: State, alphas: Sequence[float]) -> State:
+        """They are the weights of the sum from now on."""
+        return {**state, "alphas": list(alphas)} if "alphas" in state else state
+
+    def weights(self, state: Any, alphas: Sequence[float]) -> Sequence[float]:
+        """A w: the alphas themselves where they are those of the state."""
+        known = None if state is None else _first(state, len(alphas), "additive")
+        if known is None or list(alphas) == known:
+            return alphas
+        total: list[float] = (math.fsum(known) * expert_weights(alphas)).tolist()
+        return total
 
     def mix(self, log_probs: Tensor, alphas: Tensor, prefix: Tensor | None, state: Any) -> Tensor:
         """See the class."""

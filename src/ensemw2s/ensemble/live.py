@@ -68,11 +68,17 @@ class LiveExperts:
         )  # fmt: skip
 
     def reweight(self, alphas: Sequence[float]) -> None:
-        """Other weights from now on. Raises ConfigError where they are unusable."""
+        """Other weights from now on. Raises ConfigError where they are unusable.
+
+        Args:
+            alphas: one an expert. Only their proportions count, but in a sum (rule "additive", trained with 1, ν, ν ...),
+                which takes them as they are.
+        """
         wanted = [float(a) for a in check_alphas(alphas, self.bank.size)]
+        mixing = self.mixing.reweighted(wanted)  # may refuse
         if wanted != self.alphas:
             self._note(REWEIGHTED)
-        self.alphas = wanted
+        self.alphas, self.mixing = wanted, mixing
 
     def add_expert(self, expert: Any, alpha: float) -> None:
         """One more expert, without retraining the others; it comes last.
@@ -85,9 +91,9 @@ class LiveExperts:
             ConfigError: an unusable alpha, or a rule that was fitted for the experts there were.
             ModelError: another vocabulary or base.
         """
-        alphas = [*self.alphas, float(alpha)]
-        check_alphas(alphas, len(alphas))
-        mixing = self.mixing.with_expert(alphas)  # may refuse; the experts' base is changed in place after that
+        alphas = [float(a) for a in check_alphas([*self.alphas, alpha])]
+        # This may refuse; the experts' base is changed in place after it.
+        mixing = self.mixing.with_expert(alphas).reweighted(alphas)
         self._change(rebuilt(self.bank.experts, add=expert), alphas, mixing)
         self._note(f"an expert was added as number {len(alphas)}")
 

@@ -110,7 +110,8 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
 
         Args:
             models: T causal LMs over one vocabulary, which the ensemble takes over.
-            alphas: one non-negative weight an expert.
+            alphas: one non-negative weight an expert; of rule "additive" with a state in any unit, and the ensemble's
+                ``alphas`` are then the weights of its sum.
             rule: of combining.
             tokenizer: of all of them; needed to save, to decode texts and for pipelines.
             task_format: of questions and answers.
@@ -125,7 +126,8 @@ class Ensemble(LiveExperts, PreTrainedModel, GenerationMixin):
         """
         check_engine(engine)
         mixing = open_rule(rule, rule_state)
-        check_alphas(alphas, len(models))
+        alphas = mixing.weights([float(a) for a in check_alphas(alphas, len(models))])
+        mixing = mixing.reweighted(alphas)  # folders of old may hold another total in the rule's state alone
         experts = one_vocabulary(models, tokenizer)
         with quiet():
             self = cls(_config(experts), experts, mixing, alphas, engine, pack)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ensemw2s.errors import ConfigError
+from ensemw2s.errors import ConfigError, shown
 from ensemw2s.registry import Registry
 
 if TYPE_CHECKING:
@@ -82,6 +82,14 @@ class Rule(ABC):
         """
         return None
 
+    def reweighted(self, state: State, alphas: Sequence[float]) -> State:
+        """The stored state with other alphas, one for each of its experts. As it is, where only proportions count."""
+        return state
+
+    def weights(self, state: Any, alphas: Sequence[float]) -> Sequence[float]:
+        """What ``mix`` makes of alphas under a loaded state, where it is more than their proportions; else as given."""
+        return alphas
+
 
 RULES: Registry[CombineRule | Rule | type[Rule]] = Registry("rules")
 
@@ -99,9 +107,12 @@ def check_alphas(alphas: Tensor | Sequence[float], experts: int | None = None) -
         experts: how many are expected, where known.
 
     Raises:
-        ConfigError: none at all, another number than ``experts``, negative, not finite, or all zero.
+        ConfigError: none at all, no numbers, another number than ``experts``, negative, not finite, or all zero.
     """
-    weights = torch.as_tensor(alphas, dtype=torch.float64).detach().cpu()
+    try:
+        weights = torch.as_tensor(alphas, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ConfigError(f"alphas {shown(alphas)} are no list of numbers: give one finite number an expert") from error
     if weights.dim() != 1 or weights.numel() == 0:
         raise ConfigError(f"alphas have shape {list(weights.shape)}: give one number for each of at least one expert")
     values = weights.tolist()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ensemw2s.artifacts import write_checksums
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.ensemble.model import Ensemble
 from ensemw2s.errors import ConfigError, ModelError
@@ -96,7 +97,9 @@ def test_reweighted_is_as_made_anew(kind: str, request: Any) -> None:
     ensemble.reweight([0.0, 3.0])
     torch.testing.assert_close(logits(ensemble), logits(ensemble.models[1]).log_softmax(-1), atol=1e-5, rtol=1e-5)
     for alphas, words in (([0.0, 0.0], "all zero"), ([1.0], "1 alphas for 2"), ([-1.0, 1.0], "negative"),
-                          ([float("nan"), 1.0], "not all finite")):  # fmt: skip
+                          ([float("nan"), 1.0], "not all finite"), (["a", 1], "are no list of numbers"),
+                          ([None, 1.0], "are no list of numbers"), ("ab", "are no list of numbers"),
+                          ([10**400, 1.0], "are no list of numbers")):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             ensemble.reweight(alphas)
         assert ensemble.alphas == [0.0, 3.0]
@@ -125,11 +128,92 @@ def test_fitted_rules_follow_the_experts(full: Any, make_expert: Any) -> None:
     )
 
 
+def added(full: Any, *seeds: int, alphas: list[float], total: list[float] | None = None) -> Ensemble:
+    made: Ensemble = full(*seeds, alphas=alphas, rule="additive", rule_state={"alphas": total or list(alphas)})
+    return made
+
+
+def the_sum(make_expert: Any, weights: dict[int, float]) -> Tensor:
+    """softmax(Σ w log p), expert by expert."""
+    parts = [w * logits(make_expert(seed)).log_softmax(-1) for seed, w in weights.items()]
+    return torch.stack(parts).sum(dim=0).log_softmax(-1)
+
+
+@pytest.mark.parametrize("wanted", [[1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [0.0, 0.5, 2.0], [1.0, 0.0, 0.0]], ids=str)
+def test_the_weights_of_a_sum_are_what_was_set(
+    wanted: list[float], full: Any, make_expert: Any, tmp_path: Path
+) -> None:
+    ensemble = added(full, 1, 2, 3, alphas=[1.0, 0.5, 0.5])
+    ensemble.reweight(wanted)
+    expected = the_sum(make_expert, dict(zip((1, 2, 3), wanted, strict=True)))
+    torch.testing.assert_close(logits(ensemble), expected, atol=1e-5, rtol=1e-5)
+    assert ensemble.alphas == ensemble.rule_state["alphas"] == wanted
+    ensemble.save_pretrained(tmp_path / "saved")
+    kept = json.loads((tmp_path / "saved" / "ensemble.json").read_text())
+    assert kept["alphas"] == kept["rule_state"]["alphas"] == wanted
+    again = Ensemble.from_pretrained(tmp_path / "saved")
+    assert again.alphas == again.rule_state["alphas"] == wanted
+    torch.testing.assert_close(logits(again), logits(ensemble), atol=1e-6, rtol=1e-6)
+    before = logits(again)
+    again.reweight(wanted)
+    assert torch.equal(logits(again), before)
+
+
+def test_a_sum_as_it_was_trained_is_no_change(full: Any) -> None:
+    ensemble = added(full, 1, 2, 3, alphas=[1.0, 0.1, 0.1])
+    before = logits(ensemble)
+    ensemble.reweight([1.0, 0.1, 0.1])
+    assert torch.equal(logits(ensemble), before)
+    assert "changes" not in ensemble.meta
+    ensemble.reweight([1.0, 1.0, 1.0])
+    assert not torch.allclose(logits(ensemble), before, atol=1e-2)
+    ensemble.reweight([1.0, 0.1, 0.1])
+    assert torch.equal(logits(ensemble), before)
+    ensemble.reweight([1.0, 1.0, 1.0])
+    before = logits(ensemble)
+    with pytest.raises(ConfigError, match="all zero"):
+        ensemble.reweight([0.0, 0.0, 0.0])
+    with pytest.raises(ConfigError, match="cannot use its stored state"):
+        ensemble.reweight([1e308, 1e308, 1e308])
+    assert torch.equal(logits(ensemble), before)
+    assert ensemble.alphas == ensemble.rule_state["alphas"] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("alphas", [[1.0, 0.5], [1.5, 0.5]], ids=str)
+def test_no_weight_in_a_sum_is_as_good_as_gone(alphas: list[float], full: Any, make_expert: Any) -> None:
+    for place, weights in enumerate(([0.0, alphas[1]], [alphas[0], 0.0])):
+        weightless, removed = (added(full, 1, 2, alphas=alphas) for _ in range(2))
+        weightless.reweight(weights)
+        removed.remove_expert(place)
+        torch.testing.assert_close(logits(weightless), logits(removed), atol=1e-5, rtol=1e-5)
+        expected = the_sum(make_expert, {2 - place: alphas[1 - place]})
+        torch.testing.assert_close(logits(removed), expected, atol=1e-5, rtol=1e-5)
+        weightless.remove_expert(place)
+        assert weightless.alphas == weightless.rule_state["alphas"] == removed.alphas == [alphas[1 - place]]
+
+
+def test_a_sum_of_old_with_another_total_in_its_state(full: Any, make_expert: Any, tmp_path: Path) -> None:
+    """Once only the alphas followed a change: such a folder answers as it did, and its alphas say so when opened."""
+    added(full, 1, 2, 3, alphas=[1.0, 0.5, 0.5]).save_pretrained(tmp_path / "old")
+    file = tmp_path / "old" / "ensemble.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"alphas": [1, 1, 2]}))
+    write_checksums(tmp_path / "old")
+    ensemble = Ensemble.from_pretrained(tmp_path / "old")
+    assert ensemble.alphas == ensemble.rule_state["alphas"] == [0.5, 0.5, 1.0]
+    expected = the_sum(make_expert, {1: 0.5, 2: 0.5, 3: 1.0})
+    torch.testing.assert_close(logits(ensemble), expected, atol=1e-5, rtol=1e-5)
+    ensemble.remove_expert(2)
+    torch.testing.assert_close(logits(ensemble), the_sum(make_expert, {1: 0.5, 2: 0.5}), atol=1e-5, rtol=1e-5)
+    plain = full(1, 2, alphas=[3.0, 1.0], rule="additive")
+    plain.reweight([2.0, 2.0])
+    assert (plain.alphas, plain.rule_state) == ([2.0, 2.0], {})
+    torch.testing.assert_close(logits(plain), the_sum(make_expert, {1: 0.5, 2: 0.5}), atol=1e-5, rtol=1e-5)
+
+
 def test_an_expert_joins_a_sum(full: Any, make_expert: Any) -> None:
-    ensemble = full(1, 2, alphas=[1.0, 0.5], rule="additive", rule_state={"alphas": [1.0, 0.5]})
-    ensemble.reweight([2.0, 1.0])  # the same weights in another unit
-    ensemble.add_expert(make_expert(3), 0.5)
-    assert ensemble.rule_state == {"alphas": [1.0, 0.5, 0.25]}
+    ensemble = added(full, 1, 2, alphas=[1.0, 0.5])
+    ensemble.add_expert(make_expert(3), 0.25)
+    assert ensemble.alphas == ensemble.rule_state["alphas"] == [1.0, 0.5, 0.25]
     parts = [logits(make_expert(seed)).log_softmax(-1) for seed in (1, 2, 3)]
     expected = (parts[0] + 0.5 * parts[1] + 0.25 * parts[2]).log_softmax(-1)
     torch.testing.assert_close(logits(ensemble), expected, atol=1e-5, rtol=1e-5)
@@ -171,7 +255,8 @@ def unchanged(ensemble: Ensemble, change: Callable[[], None], error: type[Except
 
 def test_failed_changes_of_full_ensembles_change_nothing(full: Any, make_expert: Any, tmp_path: Path) -> None:
     ensemble = full(1, 2, engine="stacked")
-    for alpha, words in ((-1.0, "negative"), (float("nan"), "not all finite"), (float("inf"), "not all finite")):
+    for alpha, words in ((-1.0, "negative"), (float("nan"), "not all finite"), (float("inf"), "not all finite"),
+                         ("a", "are no list of numbers")):  # fmt: skip
         unchanged(ensemble, lambda a=alpha: ensemble.add_expert(make_expert(3), a), ConfigError, words)
     unchanged(ensemble, lambda: ensemble.add_expert(7, 1.0), ConfigError, "a model or a folder, got int")
     unchanged(ensemble, lambda: ensemble.add_expert(tmp_path / "none", 1.0), ModelError, "none")

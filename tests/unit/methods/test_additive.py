@@ -155,6 +155,12 @@ def test_impossible_tokens_and_experts_that_do_not_count() -> None:
     assert half.dtype == torch.float32
 
 
+def test_the_first_expert_may_count_for_nothing() -> None:
+    rule, log_p = open_rule("additive", {"alphas": [0.0, 0.5]}), torch.tensor([[0.6, 0.4], [0.2, 0.8]]).log()[:, None]
+    found = rule(log_p, torch.tensor([0.0, 0.5])).exp()[0]
+    assert found.tolist() == pytest.approx([1 / 3, 2 / 3])  # √0.2 : √0.8
+
+
 def test_an_expert_that_leaves_takes_its_weight_along() -> None:
     rule = open_rule("additive", {"alphas": [1.0, 0.5, 0.25]}).without_expert(1)
     assert rule.state == {"alphas": [1.0, 0.25]}
@@ -177,7 +183,7 @@ def test_an_expert_that_joins_is_added_and_takes_nothing_away(raw: list[list[flo
     assert rule.with_expert(held) is rule  # it is for as many already
 
 
-@pytest.mark.parametrize("alphas", [[], ["1"], [0.0, 1.0], [1.0, -0.5], [1.0, math.inf], 3])
+@pytest.mark.parametrize("alphas", [[], ["1"], [0.0, 0.0], [1.0, -0.5], [1.0, math.inf], [1e308, 1e308], 3])
 def test_a_state_that_makes_no_sense(alphas: Any) -> None:
     with pytest.raises(ConfigError, match="cannot use its stored state"):
         open_rule("additive", {"alphas": alphas})
