@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ensemw2s.data.groups import Unit, fill, of_no_other, rank_units
+from ensemw2s.data.groups import MARKED, Unit, fill, of_no_other, rank_units
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import DataError, shown
 from ensemw2s.seeds import unit_hash
@@ -19,6 +19,7 @@ def deal(
     what: str,
     marked: bool,
     report: dict[str, Any],
+    lost: Sequence[Row] = (),
 ) -> dict[str, list[Row]]:
     """The rows of a side by split, in an order that neither the file's nor the groups' decides.
 
@@ -30,14 +31,15 @@ def deal(
         what: the rows in words, for messages.
         marked: rows of the source's split ``test`` become tests only, the others never do.
         report: what is to be told is added.
+        lost: rows that belonged here and were left out because of their groups: messages of too few rows tell them.
 
     Raises:
         DataError: more rows asked for than there are, or a split that would be empty.
     """
 
-    def cut(rows: Sequence[Row], shares: Mapping[str, float], what: str) -> dict[str, list[Row]]:
+    def cut(rows: Sequence[Row], shares: Mapping[str, float], what: str, lost: int) -> dict[str, list[Row]]:
         counts = {name: asked[name] for name in shares}
-        parts = _cut(rank_units(rows, hashed), shares, counts, what)
+        parts = _cut(rank_units(rows, hashed), shares, counts, what, lost)
         for name, part in parts.items():
             if counts[name] not in (None, len(part)):
                 report[f"{name} rows, {counts[name]} asked for: groups stay whole"] = len(part)
@@ -48,18 +50,19 @@ def deal(
         return unit_hash(seed, "split", "deal", name)
 
     if not marked:
-        return cut(rows, shares, what)
+        return cut(rows, shares, what, len(lost))
     tests = {name: share for name, share in shares.items() if name.startswith("test")}
     others = {name: share for name, share in shares.items() if name not in tests}
     tested = [row for row in rows if row.split == "test"]
     untested = [row for row in rows if row.split != "test"]
     apart = of_no_other(untested, tested)
-    if len(apart) < len(untested):
-        told = "rows left out: others of their group are marked as test"
-        report[told] = report.get(told, 0) + len(untested) - len(apart)
+    beside = len(untested) - len(apart)
+    if beside:
+        report[MARKED] = report.get(MARKED, 0) + beside
+    lost_tests = sum(row.split == "test" for row in lost)
     return together(
-        lambda: cut(tested, tests, f"{what} marked as test"),
-        lambda: cut(apart, others, f"{what} not marked as test"),
+        lambda: cut(tested, tests, f"{what} marked as test", lost_tests),
+        lambda: cut(apart, others, f"{what} not marked as test", beside + len(lost) - lost_tests),
     )
 
 
@@ -107,8 +110,10 @@ def set_aside(rows: Sequence[Row], seed: int, fraction: float) -> tuple[list[Row
 
 
 def _cut(
-    units: Sequence[Unit], shares: Mapping[str, float], asked: Mapping[str, int | None], what: str
+    units: Sequence[Unit], shares: Mapping[str, float], asked: Mapping[str, int | None], what: str, lost: int
 ) -> dict[str, list[Row]]:
+    if lost:
+        what += f" (left out because of their groups: {lost} more; split.respect_groups=false keeps them)"
     size, wanted = sum(map(len, units)), sum(count for count in asked.values() if count is not None)
     if wanted > size:
         counted = {name: count for name, count in asked.items() if count is not None}

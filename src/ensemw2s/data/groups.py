@@ -14,6 +14,8 @@ from ensemw2s.data.rows import Row
 from ensemw2s.seeds import unit_hash
 
 Unit = tuple[Row, ...]
+ACROSS = "rows left out: others of their group are on the other side of the cut"
+MARKED = "rows left out: others of their group are marked as test"
 # So many rows of a count are chosen to make it exact, the others are the next of the ranking; this bounds the time.
 _EXACT = 4096
 
@@ -83,13 +85,48 @@ def _exact(sizes: Mapping[int, int], count: int) -> set[int]:
     return places
 
 
-def on_one_side(easy: Sequence[Row], hard: Sequence[Row], seed: int) -> tuple[list[Row], list[Row], int]:
+def rank_by_difficulty(rows: Sequence[Row], hashed: Callable[[str], float]) -> list[Row]:
+    """Rows from easy to hard. Of equal ones those of a group follow each other, so that few groups lie on a border.
+
+    Args:
+        rows: all with a difficulty.
+        hashed: number in [0, 1) of an id or a group, which ranks what is equally difficult: a group of several rows by
+            its name, other rows by their id.
+    """
+    sizes = Counter(row.group for row in rows)
+
+    def place(row: Row) -> tuple[float, float, str, bool, str]:
+        several = row.group is not None and sizes[row.group] > 1
+        name = str(row.group) if several else row.id
+        return row.difficulty or 0.0, hashed(name), name, several, row.id
+
+    return sorted(rows, key=place)
+
+
+def border(rank: Sequence[Row], cut: int) -> int:
+    """The cut, moved out of equally difficult rows of one group to the nearer of their ends; the lower of equal ones.
+
+    Never to an end of the ranking: both sides keep a row if ``rank`` has two difficulties, and ``cut`` left them one.
+    """
+
+    def tied(one: int, other: int) -> bool:
+        a, b = rank[one], rank[other]
+        return a.group is not None and (a.group, a.difficulty) == (b.group, b.difficulty)
+
+    if not 0 < cut < len(rank):
+        return cut
+    low = high = cut
+    while low > 0 and tied(low - 1, cut):
+        low -= 1
+    while high < len(rank) and tied(high, cut - 1):
+        high += 1
+    return min((end for end in (low, high) if 0 < end < len(rank)), key=lambda end: abs(end - cut), default=cut)
+
+
+def on_one_side(easy: Sequence[Row], hard: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
     """Of a group that straddles the border only the rows of the side that has more of them; equal numbers are drawn.
 
     No row changes its side: an easy row beside a hard one of its group is left out, not called hard.
-
-    Returns:
-        The easy rows, the hard ones, and how many were left out.
     """
     mine, theirs = (Counter(row.group for row in side if row.group is not None) for side in (easy, hard))
 
@@ -100,7 +137,21 @@ def on_one_side(easy: Sequence[Row], hard: Sequence[Row], seed: int) -> tuple[li
 
     kept_easy = [row for row in easy if row.group is None or is_easy(row.group)]
     kept_hard = [row for row in hard if row.group is None or not is_easy(row.group)]
-    return kept_easy, kept_hard, len(easy) + len(hard) - len(kept_easy) - len(kept_hard)
+    return kept_easy, kept_hard
+
+
+def kept_whole(rows: Sequence[Row], parts: Mapping[str, Sequence[Row]]) -> int:
+    """How many groups of several of the rows stand in the parts with every row they have."""
+    there = Counter(row.group for part in parts.values() for row in part)
+    groups = Counter(row.group for row in rows if row.group is not None)
+    return sum(1 < size == there[group] for group, size in groups.items())
+
+
+def warnings(report: Mapping[str, object]) -> list[str]:
+    """What the report of a split has on rows that were lost because of their group, as warnings of the run."""
+    cure = "split.respect_groups=false splits row by row"
+    cures = {ACROSS: f"split.kind=random leaves out none of these, {cure}", MARKED: cure}
+    return [f"{report[told]} {told}; {cure}" for told, cure in cures.items() if report.get(told)]
 
 
 def of_no_other(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:

@@ -3,7 +3,7 @@
 Validation always comes from the side the weak experts are trained on: in weak-to-strong work nobody has labels
 for the hard side. Membership is drawn by a seeded hash of the id, and so are ties in difficulty: neither the
 order of the file nor a sort can decide. Rows of one group stand in one split (``groups``): a group of several is hashed
-by its name in place of the ids.
+by its name in place of the ids, and the cut falls beside its rows of equal difficulty, not among them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from ensemw2s.data.dealing import deal, set_aside, together
-from ensemw2s.data.groups import on_one_side, shared, without_groups
+from ensemw2s.data.groups import ACROSS, border, kept_whole, on_one_side, rank_by_difficulty, shared, without_groups
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import content_id
 from ensemw2s.errors import ConfigError, DataError, nearest
@@ -126,12 +125,12 @@ def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Split
     if not settings.respect_groups:
         rows = without_groups(rows)
     easy, hard, report = _sides(rows, settings, seed)
-    easy, hard, parted = on_one_side(easy, hard, seed)
-    if parted:
-        report["rows left out: more of their group are on the other side"] = parted
-    groups = Counter(row.group for row in (*easy, *hard) if row.group is not None)
-    if several := sum(size > 1 for size in groups.values()):
-        report["groups of several rows, each kept in one split"] = several
+    before = (easy, hard)
+    easy, hard = on_one_side(easy, hard, seed)
+    kept = {row.id for row in (*easy, *hard)}
+    easy_lost, hard_lost = ([row for row in side if row.id not in kept] for side in before)
+    if lost := len(easy_lost) + len(hard_lost):
+        report[ACROSS] = lost
     # One decision for both sides: a source that marks tests marks them everywhere.
     marked = settings.respect_source_split and any(row.split == "test" for row in rows)
     asked = {name: getattr(settings, name) for name in NAMES}
@@ -139,9 +138,11 @@ def split_rows(rows: Sequence[Row], settings: SplitSettings, seed: int) -> Split
         parts = deal(easy, {**_EASY_SHARES, **_HARD_SHARES}, asked, seed, "rows", marked, report)
     else:
         parts = together(
-            lambda: deal(easy, _EASY_SHARES, asked, seed, "easy rows", marked, report),
-            lambda: deal(hard, _HARD_SHARES, asked, seed, "hard rows", marked, report),
+            lambda: deal(easy, _EASY_SHARES, asked, seed, "easy rows", marked, report, easy_lost),
+            lambda: deal(hard, _HARD_SHARES, asked, seed, "hard rows", marked, report, hard_lost),
         )
+    if whole := kept_whole([*before[0], *before[1]], parts):
+        report["groups of several rows, each kept in one split"] = whole
     named: dict[str, Any] = {name: tuple(part) for name, part in parts.items()}
     return check_splits(Splits(**named, report=report))
 
@@ -251,9 +252,10 @@ def _sides(rows: Sequence[Row], settings: SplitSettings, seed: int) -> tuple[lis
         if other:
             report["rows of other difficulties, left out"] = other
         return easy + kept, hard, report
-    rank = sorted(rated, key=lambda row: (row.difficulty, unit_hash(seed, "split", "tie", row.id), row.id))
+    rank = rank_by_difficulty(rated, lambda name: unit_hash(seed, "split", "tie", name))
     if settings.threshold is None:
-        cut = round(len(rank) * (_EASY_FRACTION if settings.easy_fraction is None else settings.easy_fraction))
+        fraction = _EASY_FRACTION if settings.easy_fraction is None else settings.easy_fraction
+        cut = border(rank, round(len(rank) * fraction))
     else:
         cut = _cut_at(rank, settings.threshold)
     return rank[:cut] + kept, rank[cut:], report

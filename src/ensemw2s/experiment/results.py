@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ensemw2s.boosting import diagnostics as signs
+from ensemw2s.data.groups import warnings as group_warnings
 from ensemw2s.data.shift import shift_report
 from ensemw2s.evaluation.bands import difficulty_bands
 from ensemw2s.evaluation.calibration import calibration_interval, reliability
@@ -82,7 +83,12 @@ def build_results(config: Config, outcome: Outcome, bench: StoredBench) -> Built
         **({"noise": noise} if noise else {}),
         "selection": [_selection(choice, config.models.bases) for choice in outcome.selection],
         "examples": examples_of(views),
-        "warnings": [*outcome.notes, *signs_of_trouble, *_length_notes(outcome, bench)],
+        "warnings": [
+            *group_warnings(outcome.splits.report),
+            *outcome.notes,
+            *signs_of_trouble,
+            *_length_notes(outcome, bench),
+        ],
         "timings": {name: round(seconds, 3) for name, seconds in bench.timings.items()},
     }
     return Built(results, measured, views)

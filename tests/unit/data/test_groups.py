@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ensemw2s.data import groups
 from ensemw2s.data.dealing import deal
-from ensemw2s.data.groups import fill, on_one_side, rank_units
+from ensemw2s.data.groups import ACROSS, MARKED, border, fill, on_one_side, rank_by_difficulty, rank_units
 from ensemw2s.data.rows import Row
 from ensemw2s.data.sources import read_rows
 from ensemw2s.data.splits import NAMES, Splits, SplitSettings, explicit_splits, split_rows
@@ -216,7 +216,8 @@ def test_of_a_group_on_both_sides_the_side_with_more_stays() -> None:
     splits = split_rows([*mostly_easy, *mostly_hard, *others], SplitSettings(threshold=0), 0)
     left = {row.id for row in (*mostly_easy, *mostly_hard)} - {one for part in ids(splits).values() for one in part}
     assert left == {"e3", "h0"}
-    assert splits.report["rows left out: more of their group are on the other side"] == 2
+    assert splits.report[ACROSS] == 2
+    assert "groups of several rows, each kept in one split" not in splits.report  # both were torn
 
 
 def test_equal_numbers_on_both_sides_are_drawn() -> None:
@@ -225,9 +226,9 @@ def test_equal_numbers_on_both_sides_are_drawn() -> None:
     chosen = [{row.id[1:] for row in on_one_side(easy, hard, seed)[0]} for seed in (0, 1)]
     assert all(15 < len(one) < 45 for one in chosen)
     assert chosen[0] != chosen[1]
-    kept_easy, kept_hard, left = on_one_side(easy, hard, 0)
+    kept_easy, kept_hard = on_one_side(easy, hard, 0)
     assert {row.group for row in kept_easy}.isdisjoint(row.group for row in kept_hard)
-    assert left == 60 == len(kept_easy) + len(kept_hard)
+    assert len(kept_easy) + len(kept_hard) == 60
 
 
 def test_a_group_with_a_row_marked_as_test_trains_nobody() -> None:
@@ -238,7 +239,113 @@ def test_a_group_with_a_row_marked_as_test_trains_nobody() -> None:
     everyone = {row.id for part in splits.named().values() for row in part}
     assert {"3-0", "5-1"} <= everyone
     assert not {"3-1", "5-0"} & everyone
-    assert splits.report["rows left out: others of their group are marked as test"] == 2
+    assert splits.report[MARKED] == 2
+    assert splits.report["groups of several rows, each kept in one split"] == 38
+
+
+# ---- ties at the border
+
+
+def pairs(*levels: tuple[float, int]) -> list[Row]:
+    """So many pairs of each difficulty."""
+    made = itertools.count()
+    return [
+        Row(f"{pair}{end}", f"{pair} {end}", "a", difficulty=level, group=f"pair {pair}")
+        for level, count in levels
+        for pair in itertools.islice(made, count)
+        for end in "ab"
+    ]
+
+
+def test_a_tie_of_whole_pairs_loses_none() -> None:
+    """The cut at 60 of 120 rows leaves 5 of the 35 hardest pairs easy, and which ones is drawn."""
+    some = pairs((1, 9), (2, 16), (3, 35))
+    chosen = []
+    for seed in range(3):
+        splits = split_rows(some, SplitSettings(weak_train=30, validation=14, test_id=16), seed)
+        assert splits.report == {"groups of several rows, each kept in one split": 60}
+        assert sum(map(len, splits.named().values())) == 120
+        easy = [row for row in (*splits.weak_train, *splits.validation, *splits.test_id) if row.difficulty == 3]
+        by_hash = sorted({str(row.group) for row in some[50:]}, key=lambda name: unit_hash(seed, "split", "tie", name))
+        assert {row.group for row in easy} == set(by_hash[:5])
+        chosen.append(by_hash[:5])
+    assert chosen[0] != chosen[1] != chosen[2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "cut", "moved"),
+    [
+        ([2, 4, 2], 1, 2),  # not to 0: no row would be easy
+        ([2, 4, 2], 2, 2),
+        ([2, 4, 2], 3, 2),
+        ([2, 4, 2], 4, 2),  # as far from 6
+        ([2, 4, 2], 5, 6),
+        ([2, 4, 2], 7, 6),
+        ([2, 4, 2], 0, 0),
+        ([2, 4, 2], 8, 8),
+        ([1, 5], 5, 1),
+        ([9], 4, 4),
+    ],
+)
+def test_the_border_moves_out_of_a_group(sizes: list[int], cut: int, moved: int) -> None:
+    assert border(grouped(sizes), cut) == moved
+    assert border([dataclasses.replace(row, group=None) for row in grouped(sizes)], cut) == cut
+    uneven = [dataclasses.replace(row, difficulty=float(place)) for place, row in enumerate(grouped(sizes))]
+    assert border(uneven, cut) == cut  # no tie, no move
+
+
+@given(some_rows(), st.floats(0.05, 0.95), st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_ties_tear_no_group(some: list[Row], fraction: float, shuffle: int) -> None:
+    """For any cut: of the equally difficult rows of a group none is easy where another is hard."""
+
+    def hashed(name: str) -> float:
+        return unit_hash(7, name)
+
+    rank = rank_by_difficulty(some, hashed)
+    cut = round(len(rank) * fraction)
+    place = border(rank, cut)
+    easy, hard = ({(row.group, row.difficulty) for row in side if row.group} for side in (rank[:place], rank[place:]))
+    assert easy.isdisjoint(hard)
+    assert [row.difficulty for row in rank] == sorted(row.difficulty or 0 for row in some)
+    mixed = some[:]
+    random.Random(shuffle).shuffle(mixed)
+    assert rank_by_difficulty(mixed, hashed) == rank
+    alone = [dataclasses.replace(row, group=None) for row in some]
+    assert rank_by_difficulty(alone, hashed) == sorted(alone, key=lambda row: (row.difficulty, hashed(row.id), row.id))
+
+
+def test_rows_lost_to_groups_are_told_where_too_few_are_left() -> None:
+    """Ten pairs of an easy row and a hard one lose ten rows, drawn from both sides."""
+    torn = [dataclasses.replace(row, difficulty=float(row.id.endswith("b"))) for row in pairs((0, 10))]
+    some = [*torn, *(Row(f"o{i}", f"o {i}", "a", difficulty=float(i % 2)) for i in range(40))]
+    cut = SplitSettings(threshold=0)
+    splits = split_rows(some, cut, 0)
+    assert splits.report == {ACROSS: 10}
+    (told,) = groups.warnings(splits.report)
+    assert told.startswith(
+        "10 rows left out: others of their group are on the other side of the cut; split.kind=random"
+    )
+    assert groups.warnings({"rows without a difficulty, left out": 3, ACROSS: 0}) == []
+    easy = 20 + sum(unit_hash(0, "split", "side", f"pair {pair}") < 0.5 for pair in range(10))
+    with pytest.raises(DataError) as error:
+        split_rows(some, dataclasses.replace(cut, weak_train=31, pool=32), 0)
+    for asked, wanted, side, left in (("weak_train", 31, "easy", easy), ("pool", 32, "hard", 50 - easy)):
+        why = f"(left out because of their groups: {30 - left} more; split.respect_groups=false keeps them)"
+        assert f"split.{asked}={wanted} asks for {wanted} of {left} {side} rows {why}: lower" in str(error.value)
+    assert 20 < easy < 30  # both sides lost some
+    free = [dataclasses.replace(row, group=None) for row in some]
+    with pytest.raises(DataError, match=r"asks for 31 of 30 easy rows: lower"):
+        split_rows(free, dataclasses.replace(cut, weak_train=31), 0)
+
+
+def test_rows_beside_marked_ones_are_told_where_too_few_are_left() -> None:
+    some = grouped([2] * 30, split="train")
+    marked = [dataclasses.replace(row, split="test") if row.id.endswith("-0") else row for row in some[:20]]
+    cut = SplitSettings(kind="random", weak_train=45)
+    with pytest.raises(DataError, match=r"of 40 rows not marked as test \(left out because of their groups: 10 more; "):
+        split_rows([*marked, *some[20:]], cut, 0)
+    assert groups.warnings({MARKED: 10}) == [f"10 {MARKED}; split.respect_groups=false splits row by row"]
 
 
 # ---- files of the user's own
