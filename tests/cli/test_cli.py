@@ -183,7 +183,7 @@ def test_settings_are_called_by_the_verbs_own_options(tmp_path: Path) -> None:
     student = ("student", "--strong", "w2s-weak", "--train", "good.jsonl")
     for words, message in (
         ((*boost, "--form", "soft"), "unknown --form 'soft': "),
-        ((*boost, "--form", "additive", "--level", "row"), "--level=row and --error-on=train have no meaning"),
+        ((*boost, "--form", "additive", "--level", "row"), "so --level=row has no meaning: leave it at token"),
         ((*boost, "--form", "real", "--level", "row"), "use --level=token, or --form=discrete"),
         ((*boost, "--mode", "reweight", "--error-on", "out-of-bag"), "use --mode=resample, or --error-on=held-out"),
         ((*boost, "--train-batch-size", "0"), "--train-batch-size must be"),

@@ -85,11 +85,14 @@ class BoostSettings:
             )
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1:
             raise ConfigError(f"boost.top_k must be a whole number of at least 1, got {self.top_k!r}")
-        if self.form == "additive" and (self.level != "token" or self.error_on != "train"):
+        usual = {"level": "token", "error_on": "train"}
+        changed = [name for name, value in usual.items() if getattr(self, name) != value]
+        if self.form == "additive" and changed:
+            told = " and ".join(f"boost.{name}={getattr(self, name)}" for name in changed)
+            have, them = ("has", "it") if len(changed) == 1 else ("have", "them")
             raise ConfigError(
-                f"boost.form 'additive' weighs no samples and measures no error, so boost.level={self.level} and "
-                f"boost.error_on={self.error_on} have no meaning: leave them at token and train, or use "
-                "boost.form=discrete"
+                f"boost.form 'additive' weighs no samples and measures no error, so {told} {have} no meaning: leave "
+                f"{them} at {' and '.join(usual[name] for name in changed)}, or use boost.form=discrete"
             )
         if self.form == "real" and self.level == "row":
             raise ConfigError(

@@ -205,13 +205,22 @@ def test_settings_that_are_left_out() -> None:
     assert usual_settings(prior="none") == BoostSettings(prior="none")
     assert usual_settings(form="additive", shrinkage=1.0).shrinkage == 1.0
     assert (usual_rule("additive"), usual_rule("discrete"), usual_rule("real")) == ("additive", "mean", "mean")
-    with pytest.raises(ConfigError, match="have no meaning"):
+    with pytest.raises(ConfigError, match="has no meaning"):
         usual_settings(form="additive", level="row")
 
 
 def test_what_has_no_meaning_is_refused() -> None:
-    for setting in ({"level": "row"}, {"error_on": "held-out"}):
-        with pytest.raises(ConfigError, match="have no meaning"):
+    """Only what was changed is named."""
+    level, error = {"level": "row"}, {"error_on": "held-out"}
+    for setting, told in (
+        (level, "so boost.level=row has no meaning: leave it at token, or"),
+        (error, "so boost.error_on=held-out has no meaning: leave it at train, or"),
+        (
+            level | error,
+            "so boost.level=row and boost.error_on=held-out have no meaning: leave them at token and train, ",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=told):
             BoostSettings(form="additive", **setting)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"boost\.top_k"):
         BoostSettings(top_k=0)
