@@ -132,6 +132,8 @@ def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool
             have = ", ".join(map(str, record)) or "none"
             cure = f"Rename the column that holds it to '{names[column]}'"
             cure += f", or map it with data.columns.{column}" if mapped else ""
+            if column == "answer" and not mapped and set(record) <= set(COLUMNS):  # none that could be the answer
+                cure += "; rows without answers are for 'ensemw2s label --in'"
             raise DataError(f"{place}: no column '{names[column]}' for the {column}; columns there: {have}. {cure}")
     question = record[names["question"]]
     if question is None or not text_of(question).strip():

@@ -70,6 +70,16 @@ def test_a_missing_column_is_told_with_what_can_be_done(tmp_path: Path, columns:
         assert ("data.columns.answer" in str(told.value)) is (columns is not None)
         name = (columns or {}).get("answer", "answer")
         assert f"columns there: question. Rename the column that holds it to '{name}'" in str(told.value)
+        assert str(told.value).endswith("; rows without answers are for 'ensemw2s label --in'") is (columns is None)
+
+
+def test_a_column_that_may_hold_the_answer_is_not_called_none(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"columns there: question, target\. Rename the column that holds it to 'answer'$"
+    ):
+        read_rows(jsonl(tmp_path, {"question": "a", "target": "b"}))
+    with pytest.raises(DataError, match=r"Rename the column that holds it to 'question'$"):
+        read_rows(jsonl(tmp_path, {"id": "a"}))
 
 
 @pytest.mark.parametrize(
