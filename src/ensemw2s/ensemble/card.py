@@ -32,6 +32,8 @@ _SHARES = ("exact_match", "token_accuracy", "option_accuracy")
 _SPLITS = {"test_id": "test ID (easy)", "test_ood": "test OOD (hard)"}
 _QUESTION = "your question"
 REWEIGHTED = "the experts' weights were set anew"
+REMOVED, ADDED = "expert {} of {} was removed", "an expert was added as number {}"
+_REMOVED = re.compile(REMOVED.format(r"(\d{1,9})", r"(\d{1,9})"))
 _NO_ADDRESS = "The base was a local folder of that name; it has no address here."
 
 
@@ -182,6 +184,7 @@ def render_card(facts: CardFacts, story: Story) -> str:
         further=[shown_base(name) for name in facts.more_bases], asking=_asking(facts),
         own=[one for one in story.scores if one.system == story.system],
         others=_table(story), rounds=_kept_rounds(facts), version=_version(),
+        others_than_trained=not set(facts.changes) <= {REWEIGHTED},
         changed=facts.changes or (["its experts, weights or rule"] if story.stored == "changed" else []),
         no_address=_NO_ADDRESS,
     )  # fmt: skip
@@ -274,17 +277,31 @@ def _asking(facts: CardFacts) -> dict[str, str]:
 def _kept_rounds(facts: CardFacts) -> list[dict[str, Any]]:
     """One line an expert: its alpha, and what its round found where that is known and fits.
 
-    Where experts came or left, a round's number is no longer that of its expert.
+    Where experts came or left, a round's number is no longer that of its expert: the changes tell whose it is.
     """
     kept = [one for one in facts.rounds if isinstance(one, Mapping) and one.get("outcome") in ("ok", "perfect")]
-    known = kept if len(kept) == len(facts.alphas) else list(facts.rounds)[:1] if len(facts.alphas) == 1 else []
-    known = known if set(facts.changes) <= {REWEIGHTED} else []
+    known = _after(facts.changes, kept or list(facts.rounds)[:1])
+    known = known if len(known) == len(facts.alphas) else [None] * len(facts.alphas)
     lines = []
-    for place, alpha in enumerate(facts.alphas):
-        found = known[place] if place < len(known) and isinstance(known[place], Mapping) else {}
+    for alpha, one, place in zip(facts.alphas, known, range(len(known)), strict=True):
+        found = one if isinstance(one, Mapping) else {}
         lines.append({"expert": place + 1, "alpha": alpha, "error": found.get("error"),
                       "train_token_error": found.get("train_token_error")})  # fmt: skip
     return lines
+
+
+def _after(changes: Sequence[str], rounds: Sequence[Any]) -> list[Any]:
+    """The rounds of the experts there are after the changes, None for one that was added; empty if that is unclear."""
+    found: list[Any] = list(rounds)
+    for change in changes:
+        removed = _REMOVED.fullmatch(change)
+        if removed and int(removed[2]) == len(found) and 1 <= int(removed[1]) <= len(found):
+            del found[int(removed[1]) - 1]
+        elif change == ADDED.format(len(found) + 1):
+            found.append(None)
+        elif change != REWEIGHTED:
+            return []
+    return found
 
 
 def _table(story: Story) -> list[dict[str, Any]]:

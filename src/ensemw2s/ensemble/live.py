@@ -13,7 +13,7 @@ import torch
 from ensemw2s.data.encoding import encode_prompts, encode_rows, padding_token
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
-from ensemw2s.ensemble.card import REWEIGHTED, noted_changes
+from ensemw2s.ensemble.card import ADDED, REMOVED, REWEIGHTED, noted_changes
 from ensemw2s.ensemble.combine import MixRule, check_alphas
 from ensemw2s.ensemble.decoding import Decoded, generate
 from ensemw2s.ensemble.engine.bank import Bank
@@ -71,7 +71,7 @@ class LiveExperts:
         """Other weights from now on. Raises ConfigError where they are unusable.
 
         Args:
-            alphas: one an expert. Only their proportions count, but in a sum (rule "additive", trained with 1, ν, ν ...),
+            alphas: one an expert. Only their proportions count, but in a sum (rule "additive": 1, ν, ν ... as trained),
                 which takes them as they are.
         """
         wanted = [float(a) for a in check_alphas(alphas, self.bank.size)]
@@ -95,7 +95,7 @@ class LiveExperts:
         # This may refuse; the experts' base is changed in place after it.
         mixing = self.mixing.with_expert(alphas).reweighted(alphas)
         self._change(rebuilt(self.bank.experts, add=expert), alphas, mixing)
-        self._note(f"an expert was added as number {len(alphas)}")
+        self._note(ADDED.format(len(alphas)))
 
     def remove_expert(self, place: int) -> None:
         """One expert less.
@@ -114,7 +114,7 @@ class LiveExperts:
         check_alphas(alphas, len(alphas))
         mixing = self.mixing.without_expert(place)
         self._change(rebuilt(self.bank.experts, remove=place), alphas, mixing)
-        self._note(f"expert {place + 1} of {size} was removed")
+        self._note(REMOVED.format(place + 1, size))
 
     def drop_negligible(self, bound: float = 0.01) -> list[int]:
         """Remove experts so light that no event's probability moves by more than ``bound`` (see ``pruning``).

@@ -265,9 +265,51 @@ def test_a_card_tells_what_was_changed_after_training(full: Any, tmp_path: Path)
     again.add_expert(full(3).models[0], 0.5)
     third = told(again, tmp_path / "three")
     assert "were set anew; expert 1 of 2 was removed; an expert was added as number 2.\n" in third
-    assert "0.0625" not in third, "the second round is no longer the second expert's"
-    assert "| 1 | 5 | – | – |\n| 2 | 0.5 | – | – |" in third
+    assert "| 1 | 5 | 0.0625 | – |\n| 2 | 0.5 | – | – |" in third, "the second round is the first expert's now"
+    assert "0.25 |" not in third
     assert len(read_json(tmp_path / "three" / "ensemble.json")["changes"]) == 3
+
+
+ROUNDS = [{"outcome": "ok", "error": 0.5, "train_token_error": 0.125}, {"outcome": "ok", "error": 0.75},
+          {"outcome": "ok", "error": 0.875}, {"outcome": "no better than the prior", "error": 0.9}]  # fmt: skip
+GONE, SET, CAME = (
+    "expert {} of {} was removed",
+    "the experts' weights were set anew",
+    "an expert was added as number {}",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "errors"),
+    [
+        ([], ["0.5", "0.75", "0.875"]),
+        ([GONE.format(2, 3)], ["0.5", "0.875"]),
+        ([GONE.format(1, 3), SET, GONE.format(1, 2)], ["0.875"]),
+        ([GONE.format(3, 3), CAME.format(3), GONE.format(1, 3)], ["0.75", "–"]),
+        ([CAME.format(4), GONE.format(4, 4)], ["0.5", "0.75", "0.875"]),
+        ([GONE.format(1, 4)], ["–", "–"]),  # of another ensemble than the rounds tell of
+        ([GONE.format(0, 3)], ["–", "–"]),
+        (["something else"], ["–", "–"]),
+    ],
+    ids=str,
+)
+def test_errors_stay_with_their_experts(changes: list[str], errors: list[str], tokenizer: Any) -> None:
+    told = {"rounds": ROUNDS, "changes": changes, "alphas": [2.0] * len(errors), "more_bases": ["w2s-weak-2"]}
+    text = render_card(facts(tokenizer, **told), Story())
+    assert re.findall(r"^\| \d+ \| 2 \| (\S+) \|", text, re.MULTILINE) == errors
+    plain = " ".join(text.split())
+    if changes:
+        start = f"{len(errors)} weak expert{'s' * (len(errors) > 1)} of an ensemble that was fine-tuned from"
+        assert f"{start} `owner/base` and `w2s-weak-2`, with AdaBoost" in plain
+    else:
+        assert "3 weak experts, fine-tuned from `owner/base` and `w2s-weak-2` in turn, with AdaBoost" in plain
+
+
+def test_what_a_weighted_error_of_a_sum_means_is_told(tokenizer: Any) -> None:
+    words, alphas = "so it may be large", [1.0, 0.5, 0.5]
+    assert words in render_card(facts(tokenizer, rule="additive", rounds=ROUNDS, alphas=alphas), Story())
+    assert words not in render_card(facts(tokenizer, rule="mean", rounds=ROUNDS, alphas=alphas), Story())
+    assert words not in render_card(facts(tokenizer, rule="additive", alphas=alphas), Story())
 
 
 @pytest.mark.parametrize("harm", ["text", 3, [1, {"a": 2}], None])
