@@ -270,6 +270,8 @@ def test_a_tie_of_whole_pairs_loses_none() -> None:
         assert {row.group for row in easy} == set(by_hash[:5])
         chosen.append(by_hash[:5])
     assert chosen[0] != chosen[1] != chosen[2]
+    odd = split_rows(some, SplitSettings(easy_fraction=0.51), 0)  # 61 rows, in the middle of a pair
+    assert odd.report == splits.report
 
 
 @pytest.mark.parametrize(
