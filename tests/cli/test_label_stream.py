@@ -85,7 +85,8 @@ def test_other_settings_or_questions_are_refused_and_restart_begins_anew(home: P
         (("--out", "l.csv", "--soft", "2"), "need a folder"),
         (("--out", "new/", "--soft", "1000"), "soft_top_k is 1000: it must lie between 0"),
         (("--out", "new/", "--min-confidence", "2"), "min_confidence must lie in [0, 1)"),
-        (("--out", "ens"), "holds files that are no labels of ours"),
+        (("--out", "ens/expert-1"), "holds files that are no labels of ours"),
+        (("--out", "ens"), "ens is what is read as ensemble, and would be overwritten"),
     ],
 )
 def test_one_line_a_mistake(home: Path, words: tuple[str, ...], told: str) -> None:
