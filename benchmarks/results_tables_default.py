@@ -69,6 +69,9 @@ TABLES = {
     ),
     "default-usual": Table("differences", _gaps("usual")),
     "default-families": Table("families", tuple(default(label, name) for name, label in _BY_FAMILY.items())),
+    "default-unseen-families": Table(
+        "families", tuple(default(label, name, "unseen") for name, label in _BY_FAMILY.items())
+    ),
     "default-further": Table(
         "brief",
         tuple((label, (default(label, name, "further"),)) for name, label in _LABELS.items()),
