@@ -79,13 +79,13 @@ def additive(
     count: int,
     seed: int,
     shrinkage: float,
-    bases: int = 1,
+    turns: Sequence[int] = (0,),
     **more: bool,
 ) -> Members:
     """The package's additive form, or with ``warm`` every expert started from the first, ``cold`` from a flat sum."""
     if not more:
         settings = BoostSettings(form="additive", rounds=count, shrinkage=shrinkage)
-        return boost_experts(bench, rows, settings, training, seed=seed, rule="additive", bases=bases).members
+        return boost_experts(bench, rows, settings, training, seed=seed, rule="additive", turns=turns).members
     vocabulary = bench.vocabulary_size("weak")
     loss = LossSettings(name="additive", top_k=vocabulary, beta=shrinkage)
     experts: list[Expert] = []
@@ -110,15 +110,22 @@ def additive(
 
 
 def tempered(
-    bench: StoredBench, rows: Rows, training: TrainSettings, count: int, temperature: float, seed: int, bases: int
+    bench: StoredBench,
+    rows: Rows,
+    training: TrainSettings,
+    count: int,
+    temperature: float,
+    seed: int,
+    turns: Sequence[int],
 ) -> Members:
     """The additive form with the finished sum divided by a temperature."""
-    made = additive(bench, rows, training, count, seed, 0.1, bases)
+    made = additive(bench, rows, training, count, seed, 0.1, turns)
     return summed(made.experts, [alpha / temperature for alpha in made.rule_state["alphas"]])
 
 
 def trials(training: TrainSettings, count: int, bases: int) -> dict[str, Trial]:
     """Every line of the table: a name, and how its members are made."""
+    turns = tuple(range(bases))
     longer = dataclasses.replace(training, epochs=2 * training.epochs)
     shorter = dataclasses.replace(training, epochs=training.epochs / 2)
 
@@ -131,7 +138,7 @@ def trials(training: TrainSettings, count: int, bases: int) -> dict[str, Trial]:
     def ada(**settings: object) -> Trial:
         chosen = BoostSettings(rounds=count, **settings)  # type: ignore[arg-type]
         return lambda bench, rows, seed: (
-            boost_experts(bench, rows, chosen, training, seed=seed, rule="mean", bases=bases).members
+            boost_experts(bench, rows, chosen, training, seed=seed, rule="mean", turns=turns).members
         )
 
     found: dict[str, Trial] = {
@@ -139,10 +146,10 @@ def trials(training: TrainSettings, count: int, bases: int) -> dict[str, Trial]:
         **{f"single, base {number + 1}": of(one, number) for number in range(1, bases)},
         "single x2": of(total_compute_single, training, 2),
         "single, total compute": of(total_compute_single, training, count),
-        "uniform": of(uniform_ensemble, training, count, bases=bases),
-        "uniform x2": of(uniform_ensemble, longer, count, bases=bases),
-        "uniform, twice as many": of(uniform_ensemble, training, 2 * count, bases=bases),
-        "bagging": of(bagging, training, count, bases=bases),
+        "uniform": of(uniform_ensemble, training, count, turns=turns),
+        "uniform x2": of(uniform_ensemble, longer, count, turns=turns),
+        "uniform, twice as many": of(uniform_ensemble, training, 2 * count, turns=turns),
+        "bagging": of(bagging, training, count, turns=turns),
         "snapshot": of(snapshot_ensemble, training, count),
         "adaboost, shrinkage 0.3": ada(shrinkage=0.3),
         "adaboost, shrinkage 1": ada(shrinkage=1.0),
@@ -151,14 +158,14 @@ def trials(training: TrainSettings, count: int, bases: int) -> dict[str, Trial]:
         "mixture, warm start": of(boosted_mixture, training, count, share=None, warm=True),
         "additive 0.1, warm start": of(additive, training, count, shrinkage=0.1, warm=True),
         "additive 0.1, cold: no sum": of(additive, training, count, shrinkage=0.1, cold=True),
-        "additive 0.1, half budget": of(additive, shorter, count, shrinkage=0.1, bases=bases),
-        "additive 0.1 x2": of(additive, longer, count, shrinkage=0.1, bases=bases),
-        "additive 0.1, twice as many": of(additive, training, 2 * count, shrinkage=0.1, bases=bases),
+        "additive 0.1, half budget": of(additive, shorter, count, shrinkage=0.1, turns=turns),
+        "additive 0.1 x2": of(additive, longer, count, shrinkage=0.1, turns=turns),
+        "additive 0.1, twice as many": of(additive, training, 2 * count, shrinkage=0.1, turns=turns),
     }
     for temperature in (1.5, 2.0):
-        found[f"additive 0.1, temperature {temperature:g}"] = of(tempered, training, count, temperature, bases=bases)
+        found[f"additive 0.1, temperature {temperature:g}"] = of(tempered, training, count, temperature, turns=turns)
     for shrinkage in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0):
-        found[f"additive {shrinkage:g}"] = of(additive, training, count, shrinkage=shrinkage, bases=bases)
+        found[f"additive {shrinkage:g}"] = of(additive, training, count, shrinkage=shrinkage, turns=turns)
     return found
 
 

@@ -7,7 +7,7 @@ import results_tables_students as from_students
 from results_figures import Figure
 from results_kinds import NONE, Table
 from results_store import BOTH, SPLITS, Who
-from results_tables_default import STUDENT_OF_ONE, default
+from results_tables_four import STUDENT_OF_ONE, four
 
 
 def world(label: str, system: str) -> Who:
@@ -136,7 +136,7 @@ _PUBLISHED = (
     ("experts: additive − uniform seeds", NONE, NONE, both_splits("additive, ν = 0.1", "uniform ensemble", (ADDITIVE, UNIFORM))),
     ("experts: additive, from four pretrained models − the best single expert of the four", NONE, NONE,
      (("easy to hard", SPLITS, from_bases.ADDITIVE, from_bases.WEAK),
-      ("easy to hard, unseen families", SPLITS, default("", "ensemble", "unseen"), default("", "weak", "unseen")))),
+      ("easy to hard, unseen families", SPLITS, four("", "ensemble", "unseen"), four("", "weak", "unseen")))),
     ("experts: additive, from four pretrained models − one expert of one", NONE, NONE,
      (("easy to hard", SPLITS, from_bases.ADDITIVE, from_bases.ONE),)),
     ("students: of AdaBoost − of one expert", "+3.2 % in, +2.28 % out of distribution", "ARC and QuaRTz, Pythia and Qwen pairs",
@@ -144,9 +144,9 @@ _PUBLISHED = (
     ("students: of additive − of one expert", NONE, NONE, both_splits("student of additive", "student of weak", (OF_ADDITIVE, OF_WEAK))),
     ("students: surest quarter and labelled rows, of additive from four models − the same of one expert", NONE, NONE,
      (("easy to hard", SPLITS, from_students.CHOSEN, from_students.student("one expert", "quarter-and-labelled")),
-      ("easy to hard, unseen families", SPLITS, default("", "student", "unseen"), default("", "student_from_weak", "unseen")))),
+      ("easy to hard, unseen families", SPLITS, four("", "student", "unseen"), four("", "student_from_weak", "unseen")))),
     ("students: the default's − of one expert of one model, all labels", NONE, NONE,
-     (("easy to hard", SPLITS, default("", "student"), STUDENT_OF_ONE),)),
+     (("easy to hard", SPLITS, four("", "student"), STUDENT_OF_ONE),)),
     ("student of AdaBoost − ceiling", "equal in several cases (first version)", "not told which here",
      both_splits("student of AdaBoost", "ceiling", (OF_SHRUNK, CEILING))),
     ("student of additive − ceiling", NONE, NONE, both_splits("student of additive", "ceiling", (OF_ADDITIVE, CEILING))),

@@ -7,22 +7,19 @@ from results_kinds import Table
 from results_store import Who
 
 
-def default(label: str, system: str, families: str = "usual") -> Who:
-    """Of the study ``default``: seeds 5-14; families "usual", "unseen", "further", "unseen-as-given" (order of models)."""
-    return Who(label, "default", system, families)
+def default(label: str, system: str, setting: str = "usual") -> Who:
+    """Of the study ``default``: seeds 15-24; what its settings are stands in ``studies/default.yaml``."""
+    return Who(label, "default", system, setting)
 
 
-#: the published way: one pretrained weak model, a student of all its labels; the same seeds, so the same questions
-WEAK_OF_ONE = Who("weak expert, one pretrained model", "boosting", "weak", "shrunk")
-STUDENT_OF_ONE = Who("student of weak, one pretrained model, all labels", "boosting", "student_from_weak", "shrunk")
-#: the default's student with the models in the order in which they are named
-AS_GIVEN = Who("as given", "students", "student", "quarter-and-labelled")
-STUDENT_OF_BEST = Who("student of weak, best of four, all labels", "bases", "student_from_weak", "additive")
-TWICE = Who("strong on labelled rows, two epochs", "students", "strong_on_easy", "labelled-alone-twice")
+def part(label: str, system: str, setting: str = "usual") -> Who:
+    """Of the study ``parts``: seeds 15-19, the default's ensemble and what it is without one of its parts."""
+    return Who(label, "parts", system, setting)
+
 
 _LABELS = {
-    "weak": "single weak expert, best of four, epochs tuned", "weak_total": "the same, with the ensemble's compute",
-    "uniform": "uniform ensemble of four", "bagging": "bagging", "ensemble": "**boosted ensemble of four**",
+    "weak": "single weak expert, best of eight, epochs tuned", "weak_total": "the same, with the ensemble's compute",
+    "uniform": "uniform ensemble of eight", "bagging": "bagging", "ensemble": "**boosted ensemble of eight**",
     "student_from_weak": "student of the single expert", "student_from_uniform": "student of the uniform ensemble",
     "student": "**student of the boosted ensemble**", "strong_on_easy": "strong model on the labelled easy rows",
     "ceiling": "ceiling: strong model on right answers",
@@ -34,102 +31,139 @@ _BY_FAMILY = {
 }  # fmt: skip
 _RIVALS = ("weak", "weak_total", "uniform", "bagging")
 
+ENSEMBLE, STUDENT = default("boosted ensemble", "ensemble"), default("student", "student")
+OF_SINGLE = default("student of the single expert", "student_from_weak")
+#: on the same questions: one pretrained weak model, a student of all its labels
+WEAK_OF_ONE = default("single weak expert, one pretrained model", "weak", "published")
+STUDENT_OF_ONE = default("student of one expert of one model, all labels", "student_from_weak", "published")
+STUDENT_OF_BEST = default("student of the single expert, all labels", "student_from_weak", "all-labels")
+OF_SINGLE_QUARTER = default("student of the single expert, surest quarter", "student_from_weak", "quarter")
+QUARTER = default("student, surest quarter", "student", "quarter")
+LONGER = default("strong on labelled rows, as many steps", "strong_on_easy", "labelled-longer")
 
-def _gaps(families: str) -> tuple[tuple[Who, Who], ...]:
-    ours = default("boosted ensemble", "ensemble", families)
-    student = default("student", "student", families)
+
+def _gaps(setting: str) -> tuple[tuple[Who, Who], ...]:
+    ours = default("boosted ensemble", "ensemble", setting)
+    student = default("student", "student", setting)
     return (
-        *((ours, default(_LABELS[name], name, families)) for name in _RIVALS),
-        (student, default("student of the single expert", "student_from_weak", families)),
-        (student, default("student of the uniform ensemble", "student_from_uniform", families)),
-        (student, default("strong on labelled rows", "strong_on_easy", families)),
-        (student, default("ceiling", "ceiling", families)),
+        *((ours, default(_LABELS[name], name, setting)) for name in _RIVALS),
+        (student, default("student of the single expert", "student_from_weak", setting)),
+        (student, default("student of the uniform ensemble", "student_from_uniform", setting)),
+        (student, default("strong on labelled rows", "strong_on_easy", setting)),
+        (student, default("ceiling", "ceiling", setting)),
     )
 
 
-_ONE_PLACE = ("easy test", "hard test")
 TABLES = {
     "readme": Table(
         "brief",
         (
             *((label, (default(label, name),)) for name, label in _LABELS.items()),
-            ("ensemble − single expert (paired)", ((default("", "ensemble"), default("", "weak")),)),
-            ("ensemble − uniform ensemble", ((default("", "ensemble"), default("", "uniform")),)),
-            ("student − student of the single expert", ((default("", "student"), default("", "student_from_weak")),)),
-            ("student − strong model on the labelled rows", ((default("", "student"), default("", "strong_on_easy")),)),
-            ("the same, the latter with as many steps", ((default("", "student"), TWICE),)),
+            ("ensemble − single expert (paired)", ((ENSEMBLE, default("", "weak")),)),
+            ("ensemble − uniform ensemble", ((ENSEMBLE, default("", "uniform")),)),
+            ("ensemble − single expert of one pretrained model", ((ENSEMBLE, WEAK_OF_ONE),)),
+            ("student − student of the single expert", ((STUDENT, OF_SINGLE),)),
+            ("student − the same from its surest quarter, its best share", ((STUDENT, OF_SINGLE_QUARTER),)),
+            ("student − student of one expert of one model, all labels", ((STUDENT, STUDENT_OF_ONE),)),
+            ("student − strong model on the labelled rows", ((STUDENT, default("", "strong_on_easy")),)),
+            ("the same, the latter with as many steps", ((STUDENT, LONGER),)),
         ),
-        sides=_ONE_PLACE,
+        sides=("easy test", "hard test"),
         page="README.md",
     ),
     "default": Table(
         "brief",
         tuple((label, (default(label, name), default(label, name, "unseen"))) for name, label in _LABELS.items()),
-        sides=("easy, %", "hard, %", "unseen families, easy, %", "unseen families, hard, %"),
+        sides=("easy, %", "hard, %", "*largest* and *story*, easy, %", "*largest* and *story*, hard, %"),
     ),
     "default-usual": Table("differences", _gaps("usual")),
+    "default-unseen": Table("differences", _gaps("unseen")),
     "default-families": Table("families", tuple(default(label, name) for name, label in _BY_FAMILY.items())),
     "default-unseen-families": Table(
         "families", tuple(default(label, name, "unseen") for name, label in _BY_FAMILY.items())
     ),
-    "default-further": Table(
+    "parts": Table(
+        "differences",
+        (
+            *(
+                (part("boosted ensemble", "ensemble"), part(label, system, setting))
+                for label, system, setting in (
+                    ("as it was: four models, four experts of ten epochs", "ensemble", "four"),
+                    ("experts of ten epochs", "ensemble", "longer"),
+                    ("uniform ensemble, experts of ten epochs", "uniform", "longer"),
+                    ("models in the order given", "ensemble", "as-given"),
+                )
+            ),
+            *(
+                (part("*largest* and *story*: boosted ensemble", "ensemble", "unseen"), part(label, "ensemble", setting))
+                for label, setting in (("as it was", "unseen-four"), ("models in the order given", "unseen-as-given"))
+            ),
+        ),
+    ),
+    "further": Table(
         "brief",
-        tuple((label, (default(label, name, "further"),)) for name, label in _LABELS.items()),
+        tuple((_LABELS[name], (part(name, name, "further"),)) for name in (*_RIVALS, "ensemble")),
         sides=("*add* and *dates*, easy, %", "*add* and *dates*, hard, %"),
     ),
-    "default-further-differences": Table("differences", _gaps("further")),
-    "default-order": Table(
+    "further-differences": Table(
+        "differences",
+        tuple((part("boosted ensemble", "ensemble", "further"), part(_LABELS[name], name, "further")) for name in _RIVALS),
+    ),
+    "default-single": Table(
         "differences",
         (
-            (default("six families: boosted ensemble", "ensemble"), Who("as given", "bases", "ensemble", "additive")),
-            (default("six families: student", "student"), AS_GIVEN),
-            *(
-                (default(f"unseen families: {label}", name, "unseen"), default("as given", name, "unseen-as-given"))
-                for label, name in (("boosted ensemble", "ensemble"), ("student", "student"))
-            ),
+            (ENSEMBLE, WEAK_OF_ONE),
+            (default("best of eight single experts", "weak"), WEAK_OF_ONE),
+            (ENSEMBLE, default("single weak expert, best of eight", "weak")),
         ),
     ),
-    "default-published-way": Table(
+    "default-students": Table(
         "differences",
         (
-            (default("boosted ensemble", "ensemble"), WEAK_OF_ONE),
-            (default("student of the default", "student"), STUDENT_OF_ONE),
-            (default("student of the default", "student"), STUDENT_OF_BEST),
-            (default("student of the single expert, the default's way", "student_from_weak"), STUDENT_OF_ONE),
-            (
-                Who("student of the boosted ensemble, all labels, models as given", "bases", "student", "additive"),
-                STUDENT_OF_ONE,
-            ),
-            (default("student of the default", "student"), TWICE),
+            (STUDENT, OF_SINGLE),
+            (STUDENT, OF_SINGLE_QUARTER),
+            (QUARTER, OF_SINGLE_QUARTER),
+            (STUDENT, QUARTER),
+            (default("student, all labels", "student", "all-labels"), STUDENT_OF_BEST),
+            (STUDENT, STUDENT_OF_BEST),
+            (STUDENT, STUDENT_OF_ONE),
+            (OF_SINGLE, STUDENT_OF_ONE),
+            (STUDENT, LONGER),
+            (default("ceiling", "ceiling"), OF_SINGLE),
         ),
     ),
-    "default-unseen": Table("differences", _gaps("unseen")),
     "default-ceilings": Table(
         "power",
         tuple(
-            (default(f"{name}, {families} families", system, families), default("ceiling", "ceiling", families))
-            for families in ("usual", "unseen")
-            for name, system in (
-                ("student of the default", "student"),
-                ("student of the single expert", "student_from_weak"),
-            )
+            (default(f"{name}, {where}", system, setting), default("ceiling", "ceiling", setting))
+            for setting, where in (("usual", "six families"), ("unseen", "*largest* and *story*"))
+            for name, system in (("student", "student"), ("student of the single expert", "student_from_weak"))
         ),
     ),
-}
+}  # fmt: skip
 
 _SHORT = {
-    "weak": "weak expert, best of four", "weak_total": "the same, total compute", "uniform": "uniform ensemble",
+    "weak": "weak expert, best of eight", "weak_total": "the same, total compute", "uniform": "uniform ensemble",
     "bagging": "bagging", "ensemble": "boosted ensemble", "student_from_weak": "student of weak",
     "student_from_uniform": "student of uniform", "student": "student of boosted", "strong_on_easy": "strong on easy",
     "ceiling": "ceiling",
 }  # fmt: skip
 VALUES = {
-    "default-over-uniform-easy": (default("", "ensemble"), default("", "uniform"), "test_id", 1),
-    "default-over-uniform-hard": (default("", "ensemble"), default("", "uniform"), "test_ood", 1),
-    "default-student-over-weak-hard": (default("", "student"), default("", "student_from_weak"), "test_ood", 1),
-    "default-ceiling-over-weak-easy": (default("", "ceiling"), default("", "student_from_weak"), "test_id", 1),
-    "default-ceiling-over-weak-hard": (default("", "ceiling"), default("", "student_from_weak"), "test_ood", 1),
+    f"default-{name}-{side}": (a, b, test, 1)
+    for name, a, b in (
+        ("over-weak", ENSEMBLE, default("", "weak")),
+        ("over-total", ENSEMBLE, default("", "weak_total")),
+        ("over-uniform", ENSEMBLE, default("", "uniform")),
+        ("over-one", ENSEMBLE, WEAK_OF_ONE),
+        ("over-four", part("", "ensemble"), part("", "ensemble", "four")),
+        ("student", STUDENT, OF_SINGLE),
+        ("student-best", STUDENT, OF_SINGLE_QUARTER),
+        ("student-published", STUDENT, STUDENT_OF_ONE),
+        ("student-longer", STUDENT, LONGER),
+        ("room", default("", "ceiling"), OF_SINGLE),
+    )
+    for side, test in (("easy", "test_id"), ("hard", "test_ood"))
 }
 FIGURES = {
-    "results-default-unseen": Figure("dots", tuple(default(label, name, "unseen") for name, label in _SHORT.items())),
+    "results-default": Figure("dots", tuple(default(label, name) for name, label in _SHORT.items())),
 }

@@ -16,7 +16,7 @@ import pytest
 
 # Kinds of data the code opens. A kind that is missing here, or one that is not packed, is noticed below.
 DATA = {
-    "py.typed": 1, "models/zoo/*/model.safetensors": 7, "models/zoo/*/tokenizer.json": 7, "models/zoo/*/config.json": 7,
+    "py.typed": 1, "models/zoo/*/model.safetensors": 10, "models/zoo/*/tokenizer.json": 10, "models/zoo/*/config.json": 10,
     "data/datasets.yaml": 1, "experiment/presets/*.yaml": 6, "experiment/studies/*.yaml": 3,
     "experiment/planning/hardware.yaml": 1, "experiment/planning/shapes.yaml": 1, "report/templates/*.jinja": 2,
     "report/templates/*.css": 1, "viewer/assets/*.js": 1, "viewer/assets/*.css": 2,

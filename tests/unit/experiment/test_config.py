@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,17 @@ def test_the_paper_is_one_word_away() -> None:
     )  # fmt: skip
     assert (paper.models.bases, paper.selection.name, paper.student_rows) == (("w2s-weak",), "all", "pool")
     quick = load_config()
-    assert [getattr(paper, key) for key in ("data", "split", "format", "expert", "student", "weak_epochs")] == [
-        getattr(quick, key) for key in ("data", "split", "format", "expert", "student", "weak_epochs")
+    assert [getattr(paper, key) for key in ("data", "split", "format", "student", "weak_epochs")] == [
+        getattr(quick, key) for key in ("data", "split", "format", "student", "weak_epochs")
     ]
+    assert (paper.boost.rounds, paper.expert.epochs) == (4, 10)
+    assert (quick.boost.rounds, quick.expert.epochs, len(quick.models.bases)) == (8, 5, 8)
+    assert quick.expert == dataclasses.replace(paper.expert, epochs=5)
 
 
 def test_another_weak_model_leaves_the_company_of_the_one_before(tmp_path: Path) -> None:
     """Files of one's own are run over the quickstart by ``models.weak=MODEL``; its other models are not meant then."""
-    assert load_config().models.more_weak == ("w2s-weak-5", "w2s-weak-6", "w2s-weak-7")
+    assert load_config().models.more_weak == tuple(f"w2s-weak-{seed}" for seed in (2, 5, 6, 7, 9, 10, 11))
     assert load_config(None, ["models.weak=mine"]).models.bases == ("mine",)
     assert load_config(None, ["models.more_weak=[b]", "models.weak=a"]).models.bases == ("a", "b")
     assert load_config(None, ["models.strong=large"]).models.bases == load_config().models.bases
