@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from _hardware import describe
@@ -41,14 +42,14 @@ def main() -> None:
             packed = PackedLinear(plain.weight, None)
             for rows in (1, 4, 8, 16):
                 x = torch.randn(rows, 1024, dtype=dtype)
-                times = best(lambda x=x, layer=plain: layer(x)), best(lambda x=x, layer=packed: layer(x))
+                times = best(partial(plain, x)), best(partial(packed, x))
                 print(f"  {str(dtype)[6:]:9} {rows:2} rows: plain {times[0]:.3f}, packed {times[1]:.3f}")
         print("\nattention of one token, 10 heads of 64, bfloat16, ms")
         for rows, keys in ((1, 64), (4, 64), (4, 512), (8, 512)):
             q = torch.randn(rows, 10, 1, 64).bfloat16()
             k, v = torch.randn(2, rows, 10, keys, 64).bfloat16()
-            fused = best(lambda q=q, k=k, v=v: nn.functional.scaled_dot_product_attention(q, k, v), 20)
-            ours = best(lambda q=q, k=k, v=v: decode_attention(nn.Module(), q, k, v, None), 20)
+            fused = best(partial(nn.functional.scaled_dot_product_attention, q, k, v), 20)
+            ours = best(partial(decode_attention, nn.Module(), q, k, v, None), 20)
             print(f"  {rows} rows, {keys:3} keys: fused {fused:.3f}, two products {ours:.3f}")
 
 

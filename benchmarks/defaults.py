@@ -16,9 +16,10 @@ from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.identity import numerics
 from ensemw2s.experiment.presets import load_config
 from ensemw2s.experiment.shelf import BenchSettings
-from ensemw2s.experiment.sources import load_splits
+from ensemw2s.experiment.sources import Splits, load_splits
 from ensemw2s.experiment.store import Store, default_store
 from ensemw2s.methods.baselines import single_weak, uniform_ensemble
+from ensemw2s.methods.bench import Members
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.models.devices import resolve_device
 
@@ -47,7 +48,7 @@ def main() -> None:
         store = Store(default_store(), numerics(resolve_device("cpu"), config.dtype))
         bench = StoredBench(dataclasses.replace(BenchSettings.of(config), device="cpu"), store)
 
-        def share(members: object, bench: StoredBench = bench, splits: object = splits) -> float:
+        def share(members: Members, bench: StoredBench = bench, splits: Splits = splits) -> float:
             answers = bench.answer(members, splits.validation, purpose="validation")
             return bench.matches(answers, splits.validation)
 

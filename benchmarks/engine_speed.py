@@ -215,6 +215,7 @@ class Contenders:
         pack_model(self.packed)
         self.stacked: Any = None  # what the base holds now
         self.adapted: Any = None
+        self.peft: Any = None
         self.base = base_model(size, dtype)
         self.peft_base = base_model(size, dtype)
 

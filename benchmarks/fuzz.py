@@ -24,6 +24,7 @@ import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from _hardware import describe
 
@@ -103,7 +104,7 @@ def run_target(task: tuple[str, int, argparse.Namespace, Path]) -> dict[str, flo
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def save(outcome, arguments: argparse.Namespace) -> None:
+def save(outcome: Any, arguments: argparse.Namespace) -> None:
     """What is needed to see a defect again."""
     words = [
         "python",

@@ -63,7 +63,8 @@ def one_at_a_time(models: list[Any], prompt: Sequence[int], end: int) -> list[in
     """The rival: greedy decoding of one prompt, each expert in turn with a cache of its own."""
     weights = torch.tensor(ALPHAS) / sum(ALPHAS)
     caches: list[Any] = [None] * len(models)
-    ids, answer = torch.tensor([prompt]), []
+    ids = torch.tensor([prompt])
+    answer: list[int] = []
     while len(answer) < LONGEST:
         mixture = torch.zeros(())
         for place, model in enumerate(models):

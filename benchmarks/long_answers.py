@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def answers(bench: StoredBench, members: Members, rows: Rows, rule: MixRule) -> 
         scores.append(
             score_steps(
                 split_steps(text), split_steps(row.answer or ""), finished=decoded.finished,
-                fault=lambda before, step, question=question: fault(question, before, step),
+                fault=partial(fault, question),
             )
         )  # fmt: skip
     return scores
@@ -211,7 +212,8 @@ def measured(weak: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
         }
         found["alphas"][name] = list(members.alphas)
         if watched is not None:
-            entries = found["consulting"][name] = {"always": watched.told(len(members.experts))}
+            entries: dict[str, Any] = {"always": watched.told(len(members.experts))}
+            found["consulting"][name] = entries
             for threshold in THRESHOLDS:
                 rule = Watched(threshold)
                 scores = answers(bench, members, sides["hard"], rule)
