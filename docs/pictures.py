@@ -128,7 +128,7 @@ def pgr() -> Drawing:
     def at(score: float) -> float:
         return 60 + (score - 35) * 12
 
-    weak, student, ceiling = 42.4, 78.1, 83.4
+    weak, student, ceiling = 42.4, 78.2, 83.4
     picture.line((at(35), 100), (at(86), 100))
     picture.bar(at(weak), 95, at(student) - at(weak), 10, "easy")
     for score, name, kind in ((weak, "weak", "plain"), (student, "student", "easy"), (ceiling, "ceiling", "hard")):
