@@ -158,6 +158,26 @@ def families_table(table: Table) -> Iterator[str]:
             yield line([name, side, *(near(part(who, "families", split, name)) for who in table.rows)])
 
 
+def family_gaps_table(table: Table) -> Iterator[str]:
+    """``rows`` are pairs (a, b), here the columns; a row for every family of both tests, p after Holm's correction over all."""
+    found = {}
+    for split in SPLITS:
+        for name in parts(table.rows[0][0], "families", split):
+            for a, b in table.rows:
+                x, y = (part(who, "families", split, name) for who in (a, b))
+                found[split, name, a, b] = paired_over_seeds(x, y)
+    corrected = holm({key: gap_of.p for key, gap_of in found.items()})
+    yield from head(["family", "side", *(cell for _, b in table.rows for cell in (f"− {b.label}, points", "p"))])
+    for split, side in zip(SPLITS, table.sides, strict=True):
+        for name in parts(table.rows[0][0], "families", split):
+            cells = [name, side]
+            for a, b in table.rows:
+                key = (split, name, a, b)
+                text = gap(found[key])
+                cells += [f"**{text}**" if corrected[key] < 0.05 else text, chance(corrected[key])]
+            yield line(cells)
+
+
 def sizes_table(table: Table) -> Iterator[str]:
     """``rows`` are (value of the axis, systems): exact match, a row a value and side, a column a system."""
     yield from head([table.first, "side", *(who.label for who in table.rows[0][1])])
@@ -246,6 +266,6 @@ def made_table(table: Table) -> Iterator[str]:
 #: kind -> table -> its lines
 MAKERS: dict[str, Callable[[Table], Iterator[str]]] = {
     "scores": scores_table, "differences": differences_table, "power": power_table, "bands": bands_table,
-    "families": families_table, "sizes": sizes_table, "rounds": rounds_table, "published": published_table,
+    "families": families_table, "family-gaps": family_gaps_table, "sizes": sizes_table, "rounds": rounds_table, "published": published_table,
     "brief": brief_table, "made": made_table,
 }  # fmt: skip

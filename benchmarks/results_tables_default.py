@@ -12,9 +12,9 @@ def default(label: str, system: str, setting: str = "usual") -> Who:
     return Who(label, "default", system, setting)
 
 
-def part(label: str, system: str, setting: str = "usual") -> Who:
-    """Of the study ``parts``: seeds 15-19, the default's ensemble and what it is without one of its parts."""
-    return Who(label, "parts", system, setting)
+def longer(label: str, system: str, epochs: str = "usual") -> Who:
+    """Of the study ``longer``: seeds 15-19, ensembles of the default, and of twice the epochs."""
+    return Who(label, "longer", system, epochs)
 
 
 _LABELS = {
@@ -63,7 +63,7 @@ TABLES = {
             ("ensemble − uniform ensemble", ((ENSEMBLE, default("", "uniform")),)),
             ("ensemble − single expert of one pretrained model", ((ENSEMBLE, WEAK_OF_ONE),)),
             ("student − student of the single expert", ((STUDENT, OF_SINGLE),)),
-            ("student − the same from its surest quarter, its best share", ((STUDENT, OF_SINGLE_QUARTER),)),
+            ("student − student of the single expert's surest quarter", ((STUDENT, OF_SINGLE_QUARTER),)),
             ("student − student of one expert of one model, all labels", ((STUDENT, STUDENT_OF_ONE),)),
             ("student − strong model on the labelled rows", ((STUDENT, default("", "strong_on_easy")),)),
             ("the same, the latter with as many steps", ((STUDENT, LONGER),)),
@@ -82,33 +82,27 @@ TABLES = {
     "default-unseen-families": Table(
         "families", tuple(default(label, name, "unseen") for name, label in _BY_FAMILY.items())
     ),
-    "parts": Table(
+    "longer": Table(
         "differences",
         (
-            *(
-                (part("boosted ensemble", "ensemble"), part(label, system, setting))
-                for label, system, setting in (
-                    ("as it was: four models, four experts of ten epochs", "ensemble", "four"),
-                    ("experts of ten epochs", "ensemble", "longer"),
-                    ("uniform ensemble, experts of ten epochs", "uniform", "longer"),
-                    ("models in the order given", "ensemble", "as-given"),
-                )
-            ),
-            *(
-                (part("*largest* and *story*: boosted ensemble", "ensemble", "unseen"), part(label, "ensemble", setting))
-                for label, setting in (("as it was", "unseen-four"), ("models in the order given", "unseen-as-given"))
+            (longer("boosted ensemble", "ensemble"), longer("boosted ensemble, experts of ten epochs", "ensemble", "twice")),
+            (longer("boosted ensemble", "ensemble"), longer("uniform ensemble, experts of ten epochs", "uniform", "twice")),
+            (
+                longer("uniform ensemble, experts of ten epochs", "uniform", "twice"),
+                longer("uniform ensemble", "uniform"),
             ),
         ),
     ),
-    "further": Table(
-        "brief",
-        tuple((_LABELS[name], (part(name, name, "further"),)) for name in (*_RIVALS, "ensemble")),
-        sides=("*add* and *dates*, easy, %", "*add* and *dates*, hard, %"),
-    ),
-    "further-differences": Table(
-        "differences",
-        tuple((part("boosted ensemble", "ensemble", "further"), part(_LABELS[name], name, "further")) for name in _RIVALS),
-    ),
+    **{
+        f"default{end}-by-family": Table(
+            "family-gaps",
+            tuple(
+                (default("boosted ensemble", "ensemble", setting), default(label, name, setting))
+                for label, name in (("single weak expert", "weak"), ("uniform ensemble", "uniform"), ("bagging", "bagging"))
+            ),
+        )
+        for end, setting in (("", "usual"), ("-unseen", "unseen"))
+    },
     "default-single": Table(
         "differences",
         (
@@ -155,15 +149,14 @@ VALUES = {
         ("over-total", ENSEMBLE, default("", "weak_total")),
         ("over-uniform", ENSEMBLE, default("", "uniform")),
         ("over-one", ENSEMBLE, WEAK_OF_ONE),
-        ("over-four", part("", "ensemble"), part("", "ensemble", "four")),
         ("student", STUDENT, OF_SINGLE),
         ("student-best", STUDENT, OF_SINGLE_QUARTER),
+        ("student-all", default("", "student", "all-labels"), STUDENT_OF_BEST),
         ("student-published", STUDENT, STUDENT_OF_ONE),
         ("student-longer", STUDENT, LONGER),
-        ("room", default("", "ceiling"), OF_SINGLE),
     )
     for side, test in (("easy", "test_id"), ("hard", "test_ood"))
-}
+} | {"default-ceiling-over-weak-easy": (default("", "ceiling"), default("", "weak"), "test_id", 1)}
 FIGURES = {
     "results-default": Figure("dots", tuple(default(label, name) for name, label in _SHORT.items())),
 }

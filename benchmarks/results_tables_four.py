@@ -77,14 +77,14 @@ TABLES = {
         "differences",
         (
             (four("boosted ensemble", "ensemble"), WEAK_OF_ONE),
-            (four("student of the default", "student"), STUDENT_OF_ONE),
-            (four("student of the default", "student"), STUDENT_OF_BEST),
+            (four("student of the four", "student"), STUDENT_OF_ONE),
+            (four("student of the four", "student"), STUDENT_OF_BEST),
             (four("student of the single expert, the default's way", "student_from_weak"), STUDENT_OF_ONE),
             (
                 Who("student of the boosted ensemble, all labels, models as given", "bases", "student", "additive"),
                 STUDENT_OF_ONE,
             ),
-            (four("student of the default", "student"), TWICE),
+            (four("student of the four", "student"), TWICE),
         ),
     ),
     "four-unseen": Table("differences", _gaps("unseen")),
@@ -94,7 +94,7 @@ TABLES = {
             (four(f"{name}, {families} families", system, families), four("ceiling", "ceiling", families))
             for families in ("usual", "unseen")
             for name, system in (
-                ("student of the default", "student"),
+                ("student of the four", "student"),
                 ("student of the single expert", "student_from_weak"),
             )
         ),

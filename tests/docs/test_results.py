@@ -63,7 +63,7 @@ def test_every_table_has_rows_and_no_gap_where_there_are_scores(page: ModuleType
     assert {table.kind for table in page.TABLES.values()} <= set(kinds.MAKERS)
     for name, table in page.TABLES.items():
         lines = list(kinds.MAKERS[table.kind](table))
-        least = 3 if table.kind == "families" else 2 + len(table.rows)
+        least = 3 if table.kind in ("families", "family-gaps") else 2 + len(table.rows)
         assert len(lines) >= least, name
         assert all(line.count("|") == lines[0].count("|") for line in lines), name
         assert not any("nan" in line for line in lines), name
@@ -176,8 +176,10 @@ def toy_group(label: str, count: str, up: float) -> dict[str, Any]:
     higher = [value + up + noise for value, noise in zip(a, (-0.01, 0.0, 0.01), strict=True)]
     scores = {"a": tests(a, hard), "b": tests(higher, [value + 0.02 for value in hard])}
     shares = {"test_id": {"1": a, "2": hard}, "test_ood": {"3": hard}}
+    lifted = [x + y - z for x, y, z in zip(hard, higher, a, strict=True)]
+    shares_of_b = {"test_id": {"1": higher, "2": lifted}, "test_ood": {"3": hard}}
     return {"axes": {"form": label, "count": count}, "seeds": [0, 1, 2], "scores": scores,
-            "bands": {"a": shares}, "families": {"a": shares}, "teachers": {"uniform": {"agreement": a}}}  # fmt: skip
+            "bands": {"a": shares}, "families": {"a": shares, "b": shares_of_b}, "teachers": {"uniform": {"agreement": a}}}  # fmt: skip
 
 
 @pytest.fixture
@@ -209,6 +211,17 @@ def test_tables_of_a_study_that_was_made_by_hand(toy: ModuleType, kinds: ModuleT
         f"| A | {kinds.percent([0.5, 0.6, 0.7])} | {kinds.percent([0.2, 0.3, 0.4])} | {kinds.percent([0.2, 0.3, 0.4])} |",
     ]
     assert list(kinds.families_table(kinds.Table("families", (a,))))[-1] == f"| 3 | hard | 30.0 ± {half:.1f} |"
+    apart = list(kinds.family_gaps_table(kinds.Table("family-gaps", ((b, a),))))
+    assert apart[0] == "| family | side | − A, points | p |"
+    # +9, +10, +11 on both families of the first test: t = 10 √3, so p = 0.0033, times the three tests of the table.
+    assert apart[2:] == [
+        f"| {name} | {side} | {text} | {p} |"
+        for name, side, text, p in (
+            ("1", "easy", f"**+10.0 [+{10 - spread:.1f}, +{10 + spread:.1f}]**", "0.010"),
+            ("2", "easy", f"**+10.0 [+{10 - spread:.1f}, +{10 + spread:.1f}]**", "0.010"),
+            ("3", "hard", "+0.0 [+0.0, +0.0]", "1.000"),
+        )
+    ]
     rows = (("gain", "+4 %", "theirs", (("alike", (toy.BOTH,), b, a), ("shifted", toy.SPLITS, b, a))),)
     lines = list(kinds.published_table(kinds.Table("published", rows)))
     # Without a shift: the mean of +9, +10, +11 and of +2 on the other test.
