@@ -66,8 +66,8 @@ class Recipe:
 
 
 # The first three are the family. The others are weak models again, from other weights and other text: seed 2 for
-# choices, 5 to 7 for figures no choice had seen, 9 to 11 to make the default's pool one of eight. Not shipped are one of
-# another architecture and one of another size: twice the parameters on half the text, so that the compute is about the same.
+# choices, 5 to 7 for figures no choice had seen, 9 to 11 to make the default's pool one of eight. Not shipped are one
+# of another architecture and one of another size: twice the parameters on half the text, for about the same compute.
 _WEAK = Recipe(hidden=48, layers=3, heads=4, tokens=16_000_000, asked_tokens=2_000_000)
 RECIPES = {
     "w2s-weak": _WEAK,
