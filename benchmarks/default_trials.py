@@ -72,7 +72,13 @@ class Trial:
         """The single weak expert of the run, with epochs and model chosen on validation rows."""
         c, rows = self.config, self.splits
         return best_base_weak(
-            self.bench, rows.weak_train, rows.validation, c.expert, c.weak_epochs, seed=c.seed, bases=len(self.turns)
+            self.bench,
+            rows.weak_train,
+            rows.validation,
+            c.expert,
+            c.weak_epochs,
+            seed=c.seed,
+            bases=range(len(self.turns)),
         )[0]
 
     def uniform(self, experts: int, epochs: float, rows: Sequence[Row] = ()) -> Members:

@@ -61,7 +61,7 @@ def teachers(
     uniform = uniform_ensemble(bench, rows, training, count, seed=seed, turns=turns)
     one = Members.single(uniform.experts[bases - 1])
     if ranked:
-        one, _ = best_base_weak(bench, rows, validation, training, config.weak_epochs, seed=seed, bases=bases)
+        one, _ = best_base_weak(bench, rows, validation, training, config.weak_epochs, seed=seed, bases=range(bases))
     found = {"one expert": one, "uniform": uniform}
     shrinkage = 0.1 if bases == 1 else 0.5  # chosen by benchmarks/boosting_trials.py
     for name, settings, rule in (

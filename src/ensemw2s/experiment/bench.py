@@ -43,7 +43,7 @@ from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.shelf import BenchSettings, Shelf
 from ensemw2s.experiment.store import StageResult, Store
 from ensemw2s.experiment.viewing import said_rows, view_record
-from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole
+from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole, Result
 from ensemw2s.models.vocabulary import check_same_vocabulary, tokenizer_fingerprint
 from ensemw2s.training.checkpoint import Checkpoints
 from ensemw2s.training.finetune import fine_tune
@@ -140,6 +140,10 @@ class StoredBench:
         """A tokenizer that does not come with the role's model, which holds its own in its identity."""
         own = self.shelf.own_tokenizer(role)
         return {} if own is None else {"tokenizer": tokenizer_fingerprint(own)}
+
+    def each(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """See ``Bench``."""
+        return [call() for call in calls]
 
     def fine_tune(
         self, role: ModelRole, rows: Sequence[Row], settings: TrainSettings, *, seed: int,
@@ -271,7 +275,7 @@ class StoredBench:
             dataclasses.replace(members, experts=(expert,), alphas=(1.0,), rule="mean", rule_state={})
             for expert in members.experts
         ]
-        tables = self._each([partial(self._table, one, unlabelled) for one in alone])
+        tables = self.each([partial(self._table, one, unlabelled) for one in alone])
         return ClassTable.of(tables, members.alphas, self._rule(members))
 
     def token_counts(self, members: Members, rows: Sequence[Row]) -> list[dict[str, Counts]]:
@@ -397,12 +401,8 @@ class StoredBench:
     def _written(self, members: Members, rows: Sequence[Row], purpose: str) -> dict[str, Answer]:
         """Answers shard by shard: a killed labelling of a large pool loses one, and workers share them."""
         shards = [rows[start : start + SHARD] for start in range(0, len(rows), SHARD)]
-        found = self._each([partial(self._written_shard, members, shard, purpose) for shard in shards])
+        found = self.each([partial(self._written_shard, members, shard, purpose) for shard in shards])
         return {row_id: answer for answers in found for row_id, answer in answers.items()}
-
-    def _each(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Results of calls that need nothing of each other."""
-        return [call() for call in calls]
 
     def _written_shard(self, members: Members, rows: Sequence[Row], purpose: str) -> dict[str, Answer]:
         s = self.settings

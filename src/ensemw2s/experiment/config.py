@@ -17,6 +17,7 @@ from ensemw2s.errors import ConfigError, nearest, shown
 from ensemw2s.evaluation.metrics import METRICS
 from ensemw2s.experiment.reading import check_plain
 from ensemw2s.experiment.strict import check_types
+from ensemw2s.methods.baselines import WeakSearch
 from ensemw2s.methods.boosted import check_form, usual_rule, usual_shrinkage
 from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.systems import SYSTEMS
@@ -25,7 +26,8 @@ from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 #: Settings that came after the first runs were stored; see ``Config.to_dict``.
-LATER = ("noise", "models.more_weak", "models.order", "data.ood_families", "student_rows", "split.respect_groups")
+LATER = ("noise", "models.more_weak", "models.order", "data.ood_families", "student_rows", "split.respect_groups",
+         "weak_search")  # fmt: skip
 DEFAULT_SYSTEMS = ("weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling")
 
 
@@ -152,6 +154,8 @@ class Config:
             that form, else "mean"; so does ``boost.shrinkage`` (see ``methods.boosted``).
         expert: budget of every expert, boosted or uniform.
         weak_epochs: epochs tried for the single weak expert; the best on validation is kept (its own budget).
+        weak_search: with several pretrained weak models, which of them are trained for which of ``weak_epochs``: "all"
+            for all, or "halving": after each number, the fewest first, the better half of the models goes on.
         student: budget of every strong model: student, student from weak, strong on easy, ceiling.
         loss: what students minimise on pseudo-labels; ceiling and strong on easy always use cross-entropy.
         selection: which pseudo-labels students are trained on.
@@ -179,6 +183,7 @@ class Config:
     rule: str = "mean"
     expert: TrainSettings = TrainSettings()
     weak_epochs: tuple[float, ...] = ()
+    weak_search: WeakSearch = "all"
     student: TrainSettings = TrainSettings()
     loss: LossSettings = LossSettings()
     selection: SelectionSettings = SelectionSettings()

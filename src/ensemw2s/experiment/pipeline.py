@@ -52,7 +52,7 @@ def method_settings(config: Config) -> MethodSettings:
     return MethodSettings(
         config.seed, config.expert, config.weak_epochs, config.boost, config.rule, config.student, config.loss,
         config.selection, config.iterations, config.shots, len(config.models.bases),
-        config.models.order, config.student_rows,
+        config.models.order, config.student_rows, config.weak_search,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ensemw2s.experiment.opening import Machine, open_members
 from ensemw2s.experiment.planning.measure import timed_training
 from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.sources import load_splits
+from ensemw2s.methods.baselines import searched
 from ensemw2s.methods.rating import check_rating, deal_folds
 from ensemw2s.methods.systems import SYSTEMS, build_order
 from ensemw2s.models.loading import context_length, load_model, load_tokenizer, model_size
@@ -92,10 +93,12 @@ def plan_run(config: Config) -> list[str]:
     taught = round(pool * (config.selection.fraction if config.selection.name in ("confident", "agreement") else 1))
     known = [row if row.answer is not None else row.with_answer("?") for row in splits.pool]
     strong = training_cost(known, config.models.strong, config.student, config.format, machine)
-    rounds, grid = config.boost.rounds, sum(config.weak_epochs or (config.expert.epochs,)) / config.expert.epochs
+    rounds, bases = config.boost.rounds, len(config.models.bases)
+    tried = searched(config.weak_epochs or (config.expert.epochs,), bases, config.weak_search)
+    grid = sum(epochs * models for epochs, models in tried) / (bases * config.expert.epochs)
     # (what one run costs, how often, on which model) by system; those not named train nothing.
     weak_runs = {
-        "weak": (grid, len(config.models.bases)), "weak_total": (rounds, 1), "ensemble": (1.0, rounds),
+        "weak": (grid, bases), "weak_total": (rounds, 1), "ensemble": (1.0, rounds),
         "uniform": (1.0, rounds), "bagging": (1.0, rounds), "snapshot": (1.0, rounds),
     }  # fmt: skip
     total = 0.0

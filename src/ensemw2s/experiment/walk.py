@@ -22,7 +22,7 @@ from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.shelf import BenchSettings
 from ensemw2s.experiment.sources import load_splits
 from ensemw2s.experiment.store import StageResult, Store
-from ensemw2s.methods.bench import Members
+from ensemw2s.methods.bench import Members, Result
 from ensemw2s.methods.systems import SYSTEMS, build_order
 from ensemw2s.methods.workshop import Workshop
 from ensemw2s.models.devices import resolve_device
@@ -90,7 +90,7 @@ class _WalkingBench(StoredBench):
         self.promised.add(identity)
         return StageResult(name, identity, self.store.folder(name, identity), 0.0, reused=False)
 
-    def _each(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    def each(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
         """All are asked, also behind a missing one: they need not wait for each other."""
         found = []
         for call in calls:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import ConfigError
 from ensemw2s.methods.bench import Bench, Expert, Members, base_of
 from ensemw2s.seeds import derive_seed, numpy_generator, unit_hash
 from ensemw2s.training.settings import TrainSettings
+
+WeakSearch = Literal["all", "halving"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +43,8 @@ def single_weak(
     base: int = 0,
 ) -> tuple[Members, Selection]:
     """The single weak expert on all labelled tokens, its number of epochs chosen on ``validation``."""
-    grid = sorted(set(epochs)) or [training.epochs]
-    experts = [
-        bench.fine_tune(
-            "weak", rows, dataclasses.replace(training, epochs=e), seed=derive_seed(seed, "expert", 1), base=base
-        )
-        for e in grid
-    ]
-    scores = [
-        bench.matches(bench.answer(Members.single(x), validation, purpose="validation"), validation) for x in experts
-    ]
-    best = max(range(len(grid)), key=lambda i: (scores[i], -i))
-    choice = Selection("weak_epochs", tuple(zip(grid, scores, strict=True)), grid[best])
-    return Members.single(experts[best]), choice
+    found, choices = best_base_weak(bench, rows, validation, training, epochs, seed=seed, bases=(base,))
+    return found, choices[-1]
 
 
 def best_base_weak(
@@ -61,16 +55,60 @@ def best_base_weak(
     epochs: Sequence[float],
     *,
     seed: int,
-    bases: int,
+    bases: Sequence[int],
+    search: WeakSearch = "all",
 ) -> tuple[Members, tuple[Selection, ...]]:
-    """``single_weak`` from each of the pretrained weak models; the best on ``validation`` is kept."""
-    tried = [single_weak(bench, rows, validation, training, epochs, seed=seed, base=base) for base in range(bases)]
-    scores = [dict(choice.candidates)[choice.chosen] for _, choice in tried]
-    best = max(range(bases), key=lambda i: (scores[i], -i))
-    members, choice = tried[best]
-    if bases == 1:
+    """The single weak expert from the best of several pretrained weak models, trained for the best number of epochs.
+
+    Both are chosen on ``validation``; of those that tie, the model named first and the fewer epochs.
+
+    Args:
+        bench: does the work.
+        rows: labelled, all of them are trained on.
+        validation: labelled.
+        training: budget but for the epochs.
+        epochs: tried; none are those of ``training``.
+        seed: of the training runs.
+        bases: numbers of the pretrained models.
+        search: "all" tries every number of epochs from every model. "halving" goes from the fewest epochs to the most,
+            each time only with the better half of the models, rounded up: successive halving (Jamieson & Talwalkar
+            2016, arXiv 1502.07943). From one model both are the same.
+    """
+    grid = sorted(set(epochs)) or [training.epochs]
+    experts: dict[tuple[int, float], Expert] = {}
+    scores: dict[tuple[int, float], float] = {}
+    left = list(bases)
+    for rung in [grid] if search == "all" else [[e] for e in grid]:
+        asked = [(base, e) for base in left for e in rung]
+        for base, e in asked:
+            budget = dataclasses.replace(training, epochs=e)
+            experts[base, e] = bench.fine_tune("weak", rows, budget, seed=derive_seed(seed, "expert", 1), base=base)
+        answers = bench.each(
+            [partial(bench.answer, Members.single(experts[one]), validation, purpose="validation") for one in asked]
+        )
+        scores |= {one: bench.matches(answered, validation) for one, answered in zip(asked, answers, strict=True)}
+        left.sort(key=lambda base: -scores[base, rung[-1]])  # stable: those that tie stay as they are named
+        left = left[: math.ceil(len(left) / 2)]
+    by_base = {base: max(score for (tried, _), score in scores.items() if tried == base) for base in bases}
+    best = max(bases, key=lambda base: by_base[base])  # the first of those that tie
+    tried = tuple((e, scores[best, e]) for e in grid if (best, e) in scores)
+    chosen = max(tried, key=lambda one: one[1])[0]
+    choice = Selection("weak_epochs", tried, chosen)
+    members = Members.single(experts[best, chosen])
+    if len(bases) == 1:
         return members, (choice,)
-    return members, (Selection("weak_base", tuple((float(i), s) for i, s in enumerate(scores)), float(best)), choice)
+    candidates = tuple((float(base), by_base[base]) for base in bases)
+    return members, (Selection("weak_base", candidates, float(best)), choice)
+
+
+def searched(epochs: Sequence[float], bases: int, search: WeakSearch) -> list[tuple[float, int]]:
+    """What ``best_base_weak`` trains: every number of epochs, the fewest first, and from how many of the models."""
+    left, found = bases, []
+    for e in sorted(set(epochs)):
+        found.append((e, left))
+        if search == "halving":
+            left = math.ceil(left / 2)
+    return found
 
 
 def best_first(
@@ -80,9 +118,10 @@ def best_first(
 
     The experts are those that ``single_weak`` tries with the same budget, so that a run trains them once.
     """
-    scores = [
-        single_weak(bench, rows, validation, training, (), seed=seed, base=b)[1].candidates[0][1] for b in range(bases)
-    ]
+    tried = bench.each(
+        [partial(single_weak, bench, rows, validation, training, (), seed=seed, base=base) for base in range(bases)]
+    )
+    scores = [choice.candidates[0][1] for _, choice in tried]
     turns = tuple(sorted(range(bases), key=lambda base: -scores[base]))
     return turns, Selection("first_base", tuple((float(i), s) for i, s in enumerate(scores)), float(turns[0]))
 

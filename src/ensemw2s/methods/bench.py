@@ -7,9 +7,9 @@ A method is then a short file over it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 ModelRole = Literal["weak", "strong"]
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,13 @@ class Answer:
 
 class Bench(Protocol):
     """The work that methods order. Every call is deterministic in its arguments."""
+
+    def each(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """Results of calls to the bench that need nothing of each other, in their order.
+
+        A method that says so lets workers take them at once.
+        """
+        ...
 
     def pretrained(self, role: ModelRole, base: int = 0) -> Expert:
         """The model before any fine-tuning; ``base`` counts through the pretrained models of the role."""

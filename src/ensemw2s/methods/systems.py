@@ -79,8 +79,9 @@ def build_order(wanted: Sequence[str]) -> list[str]:
 def _weak(shop: Workshop) -> Members:
     s = shop.settings
     members, choices = best_base_weak(
-        shop.bench, shop.easy, shop.validation, s.expert, s.weak_epochs, seed=s.seed, bases=s.bases
-    )
+        shop.bench, shop.easy, shop.validation, s.expert, s.weak_epochs, seed=s.seed, bases=range(s.bases),
+        search=s.weak_search,
+    )  # fmt: skip
     shop.selections.extend(choices)
     return members
 

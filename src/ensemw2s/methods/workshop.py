@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.rows import Row
 from ensemw2s.errors import DataError
-from ensemw2s.methods.baselines import Selection, best_first
+from ensemw2s.methods.baselines import Selection, WeakSearch, best_first
 from ensemw2s.methods.bench import Answer, Bench, Members
 from ensemw2s.methods.boosted import Boosted
 from ensemw2s.methods.selection import SelectionSettings
@@ -37,6 +37,7 @@ class MethodSettings:
     bases: int = 1
     order: str = "given"
     student_rows: str = "pool"
+    weak_search: WeakSearch = "all"
 
 
 @dataclasses.dataclass
@@ -77,12 +78,11 @@ class Workshop:
         """The pretrained weak models in the order in which experts of every ensemble start from them."""
         if self.turns is None:
             s = self.settings
-            self.turns = tuple(range(s.bases))
+            turns = tuple(range(s.bases))
             if s.order == "validation" and s.bases > 1:
-                self.turns, choice = best_first(
-                    self.bench, self.easy, self.validation, s.expert, seed=s.seed, bases=s.bases
-                )
+                turns, choice = best_first(self.bench, self.easy, self.validation, s.expert, seed=s.seed, bases=s.bases)
                 self.selections.append(choice)
+            self.turns = turns  # not before it is known: a bench may stop at what it does not have yet
         return self.turns
 
     def pseudo_labels(self, teacher: str) -> LabelledPool:

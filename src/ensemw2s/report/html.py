@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ensemw2s.report import words
 from ensemw2s.report.headline import headline
-from ensemw2s.report.method import how_boosted, what_students_read, worth_a_look
+from ensemw2s.report.method import how_boosted, how_searched, what_students_read, worth_a_look
 from ensemw2s.report.results import Record, Results, direction
 from ensemw2s.report.tables import band_table, main_table, withheld_reasons
 from ensemw2s.report.views import grouped, page_data, shade
@@ -78,6 +78,7 @@ def render_html(results: Results, drawings: dict[str, Drawing], views: Record | 
         boosted=how_boosted(results["config"]),
         suspects=worth_a_look(results["config"]),
         learned=what_students_read(results["config"]),
+        searched=how_searched(results["config"]),
         bands=band_table(results),
         groups=groups,
         rule=None if views is None else views["rule"],

@@ -58,6 +58,16 @@ def what_students_read(config: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def how_searched(config: Mapping[str, Any]) -> str:
+    """How the single weak expert's pretrained model and epochs were searched, where not all were tried; else empty."""
+    if config.get("weak_search") != "halving" or not _section(config, "models").get("more_weak"):
+        return ""
+    return (
+        "For the weak expert the better half of the pretrained models went on to more epochs each time (successive "
+        "halving); a model's score is its best."
+    )
+
+
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = config.get(name)
     return found if isinstance(found, Mapping) else {}

@@ -149,6 +149,7 @@ def test_stored_configurations_are_what_they_give_again() -> None:
         ("models.more_weak", ["w2s-weak"]),
         ("data.ood_families", ["order"]),
         ("student_rows", "all"),
+        ("weak_search", "halving"),
         ("split.respect_groups", False),
     ],
 )

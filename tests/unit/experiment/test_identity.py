@@ -279,6 +279,7 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
     "expert.gradient_checkpointing": ("plain", True, NOTHING),  # the same bits, see below
     "student.gradient_checkpointing": ("plain", True, NOTHING),
     "weak_epochs": ("plain", [1.0, 2.0], frozenset({WEAK}) | SCORES),
+    "weak_search": ("plain", "halving", NOTHING),  # of the plain run's one pretrained model
     "loss.name": ("plain", "confidence", STUDENTS),
     "loss.targets": ("plain", "soft", STUDENTS | {SOFT}),
     "loss.top_k": ("soft", 3, STUDENTS | {SOFT}),

@@ -20,6 +20,7 @@ from ensemw2s.methods.baselines import (
     best_base_weak,
     best_first,
     few_shot,
+    searched,
     single_weak,
     snapshot_ensemble,
     total_compute_single,
@@ -45,6 +46,9 @@ class TableBench:
         self.trained: list[dict] = []
         self.scores = scores or {}
         self.before: list[Tensor] = []
+
+    def each(self, calls):  # type: ignore[no-untyped-def]
+        return [call() for call in calls]
 
     def pretrained(self, role: str, base: int = 0) -> Expert:
         return Expert(role, "pretrained" + "'" * base, None, base=base)  # type: ignore[arg-type]
@@ -522,9 +526,52 @@ def test_a_round_is_compared_with_the_pretrained_model_it_started_from() -> None
 def test_the_single_weak_expert_starts_from_the_best_base_on_validation() -> None:
     scores = {5.0: 0.4, 10.0: 0.5, 105.0: 0.7, 110.0: 0.6}
     bench = TableBench([[]] * 5, scores)
-    members, choices = best_base_weak(bench, ROWS, ROWS, TrainSettings(), (5.0, 10.0), seed=1, bases=2)
+    members, choices = best_base_weak(bench, ROWS, ROWS, TrainSettings(), (5.0, 10.0), seed=1, bases=(0, 1))
     assert members.experts[0].base == 1
     assert [(choice.what, choice.chosen) for choice in choices] == [("weak_base", 1.0), ("weak_epochs", 5.0)]
     assert choices[0].candidates == ((0.0, 0.5), (1.0, 0.7))
-    _, (only,) = best_base_weak(bench, ROWS, ROWS, TrainSettings(), (5.0, 10.0), seed=1, bases=1)
+    _, (only,) = best_base_weak(bench, ROWS, ROWS, TrainSettings(), (5.0, 10.0), seed=1, bases=(0,))
     assert only.what == "weak_epochs"
+
+
+def test_halving_trains_longer_only_what_was_better_so_far() -> None:
+    # By model: fell behind; wins at once, then overtaken; ties with the one before it; the best with most epochs.
+    scores = {1.0: 0.1, 101.0: 0.5, 201.0: 0.4, 301.0: 0.4, 401.0: 0.2,
+              102.0: 0.5, 202.0: 0.6, 302.0: 0.5,
+              204.0: 0.7, 104.0: 0.6}  # fmt: skip
+    bench, grid = TableBench([[]] * 11, scores), (4.0, 1.0, 2.0)
+    members, (base, epochs) = best_base_weak(
+        bench, ROWS, ROWS, TrainSettings(), grid, seed=1, bases=range(5), search="halving"
+    )
+    trained = [(call["settings"].epochs, call["base"]) for call in bench.trained]
+    assert trained == [
+        (1.0, 0),
+        (1.0, 1),
+        (1.0, 2),
+        (1.0, 3),
+        (1.0, 4),
+        (2.0, 1),
+        (2.0, 2),
+        (2.0, 3),
+        (4.0, 2),
+        (4.0, 1),
+    ]
+    assert searched(grid, 5, "halving") == [(1.0, 5), (2.0, 3), (4.0, 2)]
+    assert searched(grid, 5, "all") == [(1.0, 5), (2.0, 5), (4.0, 5)]
+    assert members.experts[0].base == 2
+    assert (base.what, base.chosen) == ("weak_base", 2.0)
+    assert base.candidates == ((0.0, 0.1), (1.0, 0.6), (2.0, 0.7), (3.0, 0.5), (4.0, 0.2))
+    assert (epochs.what, epochs.chosen) == ("weak_epochs", 4.0)
+    assert epochs.candidates == ((1.0, 0.4), (2.0, 0.6), (4.0, 0.7))
+
+
+def test_halving_of_one_model_is_the_whole_grid() -> None:
+    scores = {5.0: 0.5, 10.0: 0.5, 20.0: 0.4}
+    found = [
+        best_base_weak(
+            TableBench([[]] * 4, scores), ROWS, ROWS, TrainSettings(), scores, seed=1, bases=(0,), search=how
+        )
+        for how in ("all", "halving")
+    ]  # type: ignore[var-annotated]
+    assert found[0] == found[1]
+    assert found[0][1][0].chosen == 5.0  # of those that tie the fewest epochs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ensemw2s.experiment.presets import load_config
-from ensemw2s.report.method import how_boosted, what_students_read, worth_a_look
+from ensemw2s.report.method import how_boosted, how_searched, what_students_read, worth_a_look
 
 
 def test_the_default_and_the_paper() -> None:
@@ -43,3 +43,10 @@ def test_the_default_and_the_paper() -> None:
 def test_what_is_not_written_is_not_told(config: dict[str, Any]) -> None:
     assert how_boosted(config).startswith("Each round trains one expert from the pretrained weak model.")
     assert "%" not in what_students_read(config)
+
+
+def test_a_search_that_left_models_out_is_told() -> None:
+    assert "the better half of the pretrained models went on" in how_searched(load_config().to_dict())
+    for words in ("weak_search=all", "models.more_weak=[]"):
+        assert how_searched(load_config(None, [words]).to_dict()) == ""
+    assert how_searched({}) == ""

@@ -24,7 +24,7 @@ from ensemw2s.experiment.planning.loads import Load, decoding_load, scoring_load
 from ensemw2s.experiment.planning.reader import Reader
 from ensemw2s.experiment.planning.shapes import ModelShape
 from ensemw2s.experiment.planning.sizes import Sizes
-from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole
+from ensemw2s.methods.bench import Answer, Expert, Members, ModelRole, Result
 from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
@@ -103,6 +103,10 @@ class PlanningBench:
         self._held: set[str] = set()  # models open now
         self._softs: dict[int, tuple[SoftTargets, int]] = {}
         self.binary = config.task == "binary"
+
+    def each(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """See ``Bench``."""
+        return [call() for call in calls]
 
     # -- noting ---------------------------------------------------------------------------------------------
 
