@@ -43,11 +43,11 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 class Counting(Reporter):
     def __init__(self) -> None:
         self.built: list[str] = []
+        self.found: list[str] = []
         self.notes: list[str] = []
 
     def finished(self, title: str, seconds: float, reused: bool) -> None:
-        if not reused:
-            self.built.append(title)
+        (self.found if reused else self.built).append(title)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -122,6 +122,30 @@ def test_on_an_empty_store_all_independent_trainings_are_ready(tmp_path: Path) -
     assert not (tmp_path / "store").exists()
 
 
+def test_workers_wait_for_the_order_of_models_and_build_nothing_else(tmp_path: Path) -> None:
+    """Found with eight models: one look took the models in the order given, and asked workers for what no run needs."""
+    words = [
+        "device=cpu", "models.more_weak=[w2s-strong]", "models.order=validation", "boost.form=additive",
+        "boost.shrinkage=0.5", "rule=additive", "systems=[weak,uniform,ensemble]", "evaluation.examples=0",
+    ]  # fmt: skip
+    config = load_config("tiny", words)
+    reporter = Counting()
+    _, results = execute(config, tmp_path / "out", store=tmp_path / "alone", reporter=reporter)
+    assert reporter.found == []  # what two systems share is no find
+    order = {entry["what"]: entry["chosen"] for entry in results["selection"]}
+    assert order["first_base"] == "w2s-strong"  # else nothing is tested here
+    needed = {(entry.stage, entry.name) for entry in entries(tmp_path / "alone")}
+    store = Store(tmp_path / "store", numerics(torch.device("cpu"), config.dtype))
+    looking, working = Walk(config, store), Walk(config, store)
+    first = [one for one in looking.look() if one.name == "expert"]
+    assert len(first) == 4  # two models by two budgets, at once
+    while ready := looking.look():
+        assert {(one.name, one.identity[:24]) for one in ready} <= needed
+        assert working.build([ready[-1].identity]) == set()
+    assert looking.complete
+    assert {(entry.stage, entry.name) for entry in entries(tmp_path / "store")} == needed
+
+
 def test_two_workers_find_the_same(alone: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     reporter = Counting()
     store = tmp_path / "store"
@@ -131,6 +155,7 @@ def test_two_workers_find_the_same(alone: tuple[dict[str, Any], Path], tmp_path:
     assert decided(results) == decided(alone[0])
     assert stages(store) == stages(alone[1])
     assert len(reporter.built) == sum(stages(store).values())  # each once, and none by the one who waited
+    assert reporter.found == []
     assert len(killed) == 1
     assert [note for note in reporter.notes if "died by signal 9; another takes up" in note]
 

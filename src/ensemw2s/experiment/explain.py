@@ -142,7 +142,7 @@ def explain(config: Config, *, store: Path | str | None = None) -> list[Told]:
             shop.systems[name] = SYSTEMS.get(name).build(shop)
         lines += looking.take(name)
     assert isinstance(shop.bench, StoredBench)
-    for _, _, call in scoring(config, splits, [name for name in order if name in shop.systems], shop):
+    for *_, call in scoring(config, splits, [name for name in order if name in shop.systems], shop):
         with contextlib.suppress(_Missing):
             call()
     lines += looking.take("scores")

@@ -21,6 +21,7 @@ from ensemw2s.experiment.pipeline import Outcome
 from ensemw2s.methods.bench import Answer, Members
 
 TESTS = ("test_id", "test_ood")
+STAGED = "score the first 1, 2 .. T experts"
 Scores = dict[tuple[str, str, str], RowScores]
 
 

@@ -20,6 +20,7 @@ from ensemw2s.experiment.bench import StoredBench
 from ensemw2s.experiment.config import Config
 from ensemw2s.experiment.identity import versions
 from ensemw2s.experiment.measuring import (
+    STAGED,
     TESTS,
     Measured,
     main_metric,
@@ -203,7 +204,7 @@ def _staged(config: Config, outcome: Outcome, bench: StoredBench) -> list[dict[s
         return []
     members = outcome.boosted.members
     entries: list[dict[str, Any]] = []
-    bench.purpose = "score the first 1, 2 .. T experts"
+    bench.purpose = STAGED
     for split in ("validation", *TESTS):
         rows = getattr(outcome.splits, split)
         counts = bench.token_counts(members, rows) if {"token_accuracy", "nll"} & set(config.evaluation.metrics) else []

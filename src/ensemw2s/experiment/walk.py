@@ -15,7 +15,7 @@ from typing import Any
 from ensemw2s.data.splits import Splits
 from ensemw2s.experiment.bench import VERSIONS, StoredBench
 from ensemw2s.experiment.config import Config
-from ensemw2s.experiment.measuring import TESTS
+from ensemw2s.experiment.measuring import STAGED, TESTS
 from ensemw2s.experiment.noise import looked_at
 from ensemw2s.experiment.pipeline import open_workshop
 from ensemw2s.experiment.reporter import Reporter
@@ -165,8 +165,8 @@ class Walk:
                         walked[name] = self.shop.systems[name] = SYSTEMS.get(name).build(self.shop)
                     except _Missing:
                         continue
-            for name, place, call in scoring(self.config, self.splits, self.order, self.shop):
-                self.bench.purpose = f"score {name}"
+            for name, purpose, place, call in scoring(self.config, self.splits, self.order, self.shop):
+                self.bench.purpose = purpose
                 if (name, place) not in self._scored:
                     try:
                         call()
@@ -181,8 +181,8 @@ class Walk:
 
 def scoring(
     config: Config, splits: Splits, order: Sequence[str], shop: Workshop
-) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    """Every stage that measuring asks for, whatever its result: the system, the stage's number, and what asks.
+) -> Iterator[tuple[str, str, int, Callable[[], object]]]:
+    """Every stage that measuring asks for, whatever its result: the system, for what, a number, and what asks.
 
     Args:
         config: of the run.
@@ -196,21 +196,26 @@ def scoring(
         if name not in shop.systems:
             continue
         members = shop.systems[name]
-        staged = name == "ensemble" and config.evaluation.staged
-        calls: list[Callable[[], object]] = []
-        for split in (*TESTS, *(("validation",) if staged else ())):
+        asked = [(f"score {name}", split, members) for split in TESTS]
+        if name == "ensemble" and config.evaluation.staged:
+            fewer = [members.first(count) for count in range(1, len(members.experts))]
+            asked += [(STAGED, "validation", one) for one in (*fewer, members)]
+            asked += [(STAGED, split, one) for split in TESTS for one in fewer]
+        calls: list[tuple[str, Callable[[], object]]] = []
+        for purpose, split, one in asked:
             rows = getattr(splits, split)
             choosing = [row for row in rows if row.choices]
-            fewer = [members.first(count) for count in range(1, len(members.experts))] if staged else []
-            some = [*fewer, members]
-            calls += [_call(bench.answer, one, rows, purpose="test") for one in some]
+            kind = "validation" if split == "validation" else "test"
+            calls.append((purpose, _call(bench.answer, one, rows, purpose=kind)))
+            if one is not members:  # their tables come with those of all
+                continue
             if {"token_accuracy", "nll"} & wanted:
-                calls.append(_call(bench.token_counts, members, rows))
+                calls.append((purpose, _call(bench.token_counts, members, rows)))
             if "option_accuracy" in wanted and choosing:
-                calls.append(_call(bench.option_scores, members, choosing))
+                calls.append((purpose, _call(bench.option_scores, members, choosing)))
         if splits.right.get("weak_train") and SYSTEMS.get(name).side == "weak side":
-            calls += [_call(bench.token_counts, members, rows) for rows in looked_at(splits)]
-        yield from ((name, place, call) for place, call in enumerate(calls))
+            calls += [(f"score {name}", _call(bench.token_counts, members, rows)) for rows in looked_at(splits)]
+        yield from ((name, purpose, place, call) for place, (purpose, call) in enumerate(calls))
 
 
 def _call(function: Callable[..., object], *arguments: Any, **named: Any) -> Callable[[], object]:
