@@ -2,6 +2,7 @@
 
     python benchmarks/default_trials.py --seeds 1000 1001 1002
     python benchmarks/default_trials.py --only others --pool      # ideas that came to nothing
+    python benchmarks/default_trials.py --only one-model          # from one pretrained model
 
 How many pretrained weak models, how many experts, epochs and ν: the share of 500 easy validation questions answered
 rightly, the same on the hardest labelled level (the nearest to hard questions that anybody has labels for), and nats an
@@ -43,6 +44,8 @@ BUDGETS = (
     (4, 4, 10, 0.5), (4, 8, 10, 0.5), (4, 8, 5, 0.5), (4, 16, 2.5, 0.5), (8, 8, 10, 0.5), (8, 8, 5, 0.5), (8, 8, 5, 1.0),
     (8, 16, 5, 0.5),
 )  # fmt: skip
+#: (experts, epochs, ν) from one pretrained model
+ONE_MODEL = ((4, 10, 0.1), (4, 10, 0.25), (8, 5, 0.1), (8, 5, 0.25), (8, 5, 0.5), (8, 10, 0.1))
 _TEMPERATURES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 _RIDGE = 1e-3  # keeps fitted alphas near those that boosting gave
 
@@ -150,6 +153,17 @@ def budgets(config: Config) -> Iterator[tuple[str, Trial, Members, Sequence[Row]
         yield name, trial, trial.additive(rounds, length, nu), trial.splits.validation
 
 
+def one_model(config: Config) -> Iterator[tuple[str, Trial, Members, Sequence[Row]]]:
+    """Budgets where there is one pretrained model, as with a model of one's own."""
+    trial = Trial(config, 1)
+    rows = trial.splits.validation
+    yield "best single expert, tuned", trial, trial.single(), rows
+    for experts, length in ((4, 10), (8, 5)):
+        yield f"{experts} uniform, {length} epochs", trial, trial.uniform(experts, length), rows
+    for experts, length, nu in ONE_MODEL:
+        yield f"{experts} of {length:g} epochs, ν {nu:g}", trial, trial.additive(experts, length, nu), rows
+
+
 def others(config: Config) -> Iterator[tuple[str, Trial, Members, Sequence[Row]]]:
     """Ideas that came to nothing; fitted ones are judged on the half of the validation rows they were not fitted on."""
     trial = Trial(config, 8)
@@ -184,10 +198,13 @@ def judged(trial: Trial, members: Members, rows: Sequence[Row], pool: bool) -> t
     return right, score(trial.bench, members, hardest)[0], nats, hard
 
 
+TABLES = {"budgets": budgets, "one-model": one_model, "others": others}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001, 1002])
-    parser.add_argument("--only", choices=("budgets", "others"), default="budgets")
+    parser.add_argument("--only", choices=sorted(TABLES), default="budgets")
     parser.add_argument("--set", nargs="*", default=[], help="section.key=value over the preset quickstart")
     parser.add_argument("--pool", action="store_true", help="tell the pool's answers too")
     options = parser.parse_args()
@@ -195,7 +212,7 @@ def main() -> None:
     table: dict[str, list[tuple[float, ...]]] = {}
     for seed in options.seeds:
         config = dataclasses.replace(load_config("quickstart", options.set), seed=seed)
-        for name, trial, members, rows in (budgets if options.only == "budgets" else others)(config):
+        for name, trial, members, rows in TABLES[options.only](config):
             table.setdefault(name, []).append(judged(trial, members, rows, options.pool))
     pool = f"{'pool, %':>10}" if options.pool else ""
     print(f"{'':<42}{'validation, %':>14}{'each seed':>20}{'hardest, %':>12}{'nats':>8}{pool}")

@@ -282,7 +282,8 @@ def test_stored_studies_are_those_that_are_named(store: ModuleType, name: str) -
         ("random", "additive", ["ensemble"]), ("transfer", "to-words/additive", ["student_from_weak"]),
         ("families", "shrunk", ["uniform"]), ("pairs", "weak-large", ["strong_on_easy"]), ("bases", "shrunk", ["uniform"]),
         ("students", "quarter-and-labelled", ["student_from_weak"]), ("noise", "uniform-50", ["bagging"]),
-        ("binary", "additive", ["ensemble"]),
+        ("binary", "additive", ["ensemble"]), ("four", "unseen", ["ensemble"]), ("longer", "usual", ["ensemble"]),
+        ("default", "published", ["student_from_weak"]), ("pretraining", "w2s-weak-6/additive", ["ensemble"]),
     ],
 )  # fmt: skip
 def test_a_row_of_each_study_computed_again(

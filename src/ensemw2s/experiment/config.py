@@ -15,6 +15,7 @@ from ensemw2s.data.noise import NoiseSettings
 from ensemw2s.data.splits import SplitSettings
 from ensemw2s.errors import ConfigError, nearest, shown
 from ensemw2s.evaluation.metrics import METRICS
+from ensemw2s.experiment.layers import settle
 from ensemw2s.experiment.reading import check_plain
 from ensemw2s.experiment.strict import check_types
 from ensemw2s.methods.baselines import WeakSearch
@@ -264,12 +265,18 @@ _DEFAULTS = plain(Config())
 def build_config(settings: Mapping[str, Any]) -> Config:
     """A checked configuration from nested plain data.
 
+    The section ``alone`` may hold settings that replace others where there is one pretrained weak model.
+
     Raises:
         ConfigError: an unknown key (with the nearest one), a value of the wrong type or out of range.
     """
     from pydantic import TypeAdapter, ValidationError
 
     check_plain(settings, "the configuration")
+    if "alone" in settings:
+        _refuse_unknown(settings["alone"], Config, "alone.")
+        check_types(settings["alone"], Config, "alone")
+        settings = settle(settings)
     _refuse_unknown(settings, Config, "")
     check_types(settings, Config, "")
     try:

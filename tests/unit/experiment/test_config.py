@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.errors import ConfigError
-from ensemw2s.experiment.config import LATER, build_config
+from ensemw2s.experiment.config import LATER, Config, build_config
 from ensemw2s.experiment.grid import load_study
 from ensemw2s.experiment.layers import with_overrides
 from ensemw2s.experiment.presets import load_config, preset_names, preset_summary
@@ -132,6 +133,39 @@ def test_another_weak_model_leaves_the_company_of_the_one_before(tmp_path: Path)
         "base: quickstart\ngrid:\n  pair: {one: {models.weak: one}, two: {models.more_weak: [b], models.weak: a}}\n"
     )
     assert [cell.config.models.bases for cell in load_study(study).cells] == [("one",), ("a", "b")]
+
+
+def budgets(config: Config) -> tuple[int, float, float]:
+    return config.boost.rounds, config.expert.epochs, config.selection.fraction
+
+
+def test_budgets_for_several_models_are_not_those_for_one(tmp_path: Path) -> None:
+    """What is chosen for eight pretrained models is worse than a single expert from one: the preset has a section ``alone``."""
+    assert budgets(load_config()) == (8, 5, 0.5)
+    for words in (["models.weak=mine"], ["models.more_weak=[]"]):
+        assert budgets(load_config(None, words)) == (4, 10, 0.25)
+        assert budgets(load_config(None, ["boost.rounds=6", *words, "selection.fraction=0.5"])) == (6, 10, 0.5)
+    assert budgets(load_config(None, ["models.weak=mine", "models.more_weak=[other]"])) == (8, 5, 0.5)
+    assert "alone" not in load_config().to_dict()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("preset: quickstart\nmodels: {weak: mine}\nexpert: {epochs: 5, learning_rate: 0.1}\n")
+    assert budgets(load_config(mine)) == (4, 5, 0.25)
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "base: quickstart\nset: {boost.rounds: 5}\ngrid:\n"
+        "  models: {one: {models.more_weak: []}, again: {models.weak: a, expert.epochs: 5}, eight: {}}\n"
+    )
+    assert [budgets(cell.config) for cell in load_study(study).cells] == [(5, 10, 0.25), (5, 5, 0.25), (5, 5, 0.5)]
+    mine.write_text("models: {weak: mine}\nalone: {boost: {rounds: 3}}\n")
+    assert load_config(mine).boost.rounds == 3
+    for wrong, message in (
+        ("{boost: {round: 3}}", "unknown setting 'alone.boost.round'"),
+        ("{boost: {rounds: many}}", "alone.boost.rounds"),
+        ("3", "alone must be a section of keys"),
+    ):
+        mine.write_text(f"models: {{weak: mine, more_weak: [other]}}\nalone: {wrong}\n")
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load_config(mine)
 
 
 def test_stored_configurations_are_what_they_give_again() -> None:
