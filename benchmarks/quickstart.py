@@ -1,6 +1,7 @@
 """Wall time and peak memory of the quickstart, from an empty store: the goal is 180 s and 2 GB on two cores.
 
     python benchmarks/quickstart.py --runs 3
+    python benchmarks/quickstart.py --runs 3 --workers 2     # of one thread each; the peak is that of the first process
 
 Also times the same command again, when every stage is found in the store.
 """
@@ -24,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--preset", default="quickstart")
+    parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
     print(describe())
     rows = []
@@ -31,6 +33,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "ENSEMW2S_CACHE": f"{folder}/store"}
             command = [sys.executable, "-m", "ensemw2s.cli.main", "run", arguments.preset, "--out", f"{folder}/out"]
+            if arguments.workers:
+                command += ["--workers", str(arguments.workers), "--threads", "1"]
             seconds = []
             for _ in range(2):
                 began = time.perf_counter()

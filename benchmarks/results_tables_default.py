@@ -76,8 +76,14 @@ TABLES = {
         tuple((label, (default(label, name), default(label, name, "unseen"))) for name, label in _LABELS.items()),
         sides=("easy, %", "hard, %", "*largest* and *story*, easy, %", "*largest* and *story*, hard, %"),
     ),
+    "default-further": Table(
+        "brief",
+        tuple((label, (default(label, name, "further"),)) for name, label in _LABELS.items()),
+        sides=("easy, %", "hard, %"),
+    ),
     "default-usual": Table("differences", _gaps("usual")),
     "default-unseen": Table("differences", _gaps("unseen")),
+    "default-further-gaps": Table("differences", _gaps("further")),
     "default-families": Table("families", tuple(default(label, name) for name, label in _BY_FAMILY.items())),
     "default-unseen-families": Table(
         "families", tuple(default(label, name, "unseen") for name, label in _BY_FAMILY.items())
@@ -101,8 +107,9 @@ TABLES = {
                 for label, name in (("single weak expert", "weak"), ("uniform ensemble", "uniform"), ("bagging", "bagging"))
             ),
         )
-        for end, setting in (("", "usual"), ("-unseen", "unseen"))
+        for end, setting in (("", "usual"), ("-unseen", "unseen"), ("-further", "further"))
     },
+    "default-one-by-family": Table("family-gaps", ((ENSEMBLE, WEAK_OF_ONE),)),
     "default-single": Table(
         "differences",
         (
