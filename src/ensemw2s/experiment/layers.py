@@ -31,27 +31,23 @@ def with_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dic
                 raise ConfigError(f"'{path}': '{section}' is a value, not a section")
         target[key] = value
         said = merge(said, _nested(path, value))
-    _keep_said(result, said)
-    paths = {override.partition("=")[0] for override in overrides}
-    if "models.weak" in paths and "models.more_weak" not in paths:
-        _leave_company(result)
-    return result
+    return _followed(result, said)
 
 
 def lay_over(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """``merge`` for a layer of settings: one that names another weak model names no company of the one before."""
-    result = merge(base, change)
-    _keep_said(result, change)
-    models = change.get("models")
+    return _followed(merge(base, change), change)
+
+
+def _followed(settings: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` over which ``change`` was laid, with what follows from it beside."""
+    alone, own, models = settings.get("alone"), change.get("alone", {}), change.get("models")
+    if isinstance(alone, dict) and isinstance(own, Mapping):
+        settings["alone"] = merge(_without(alone, change), own)
+    # Another weak model may not share a vocabulary with the company of the one before, and that is not wanted.
     if isinstance(models, Mapping) and "weak" in models and "more_weak" not in models:
-        _leave_company(result)
-    return result
-
-
-def _leave_company(settings: dict[str, Any]) -> None:
-    """Take out ``models.more_weak``: with another weak model they may not share a vocabulary, nor be wanted."""
-    if isinstance(settings.get("models"), dict):
         settings["models"].pop("more_weak", None)
+    return settings
 
 
 def settle(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,14 +62,8 @@ def settle(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result if company or not isinstance(alone, Mapping) else merge(result, alone)
 
 
-def _keep_said(settings: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Take out of ``alone`` what ``change`` sets, unless that is where it sets it."""
-    alone = settings.get("alone")
-    if isinstance(alone, dict) and "alone" not in change:
-        settings["alone"] = _without(alone, change)
-
-
 def _without(settings: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` but for what ``said`` names."""
     left = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and isinstance(said.get(key, {}), Mapping):

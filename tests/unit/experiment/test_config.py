@@ -158,6 +158,8 @@ def test_budgets_for_several_models_are_not_those_for_one(tmp_path: Path) -> Non
     assert [budgets(cell.config) for cell in load_study(study).cells] == [(5, 10, 0.25), (5, 5, 0.25), (5, 5, 0.5)]
     mine.write_text("models: {weak: mine}\nalone: {boost: {rounds: 3}}\n")
     assert load_config(mine).boost.rounds == 3
+    mine.write_text("preset: quickstart\nmodels: {weak: mine}\nboost: {rounds: 6}\nalone: {expert: {epochs: 7}}\n")
+    assert budgets(load_config(mine)) == (6, 7, 0.25)
     for wrong, message in (
         ("{boost: {round: 3}}", "unknown setting 'alone.boost.round'"),
         ("{boost: {rounds: many}}", "alone.boost.rounds"),
