@@ -173,6 +173,7 @@ TABLES = {
         (
             *((ADDITIVE, rival) for rival in (WEAK, TOTAL, UNIFORM, BAGGING, SNAPSHOT, SHRUNK, PAPER)),
             *((SHRUNK, rival) for rival in (WEAK, TOTAL, UNIFORM, BAGGING)),
+            *((PAPER, rival) for rival in (WEAK, UNIFORM)),
         ),
     ),
     "boosting-students": Table(

@@ -17,6 +17,16 @@ def longer(label: str, system: str, epochs: str = "usual") -> Who:
     return Who(label, "longer", system, epochs)
 
 
+def sizes(label: str, system: str, count: int) -> Who:
+    """Of the study ``sizes``: seeds 15-19, so many experts of the default."""
+    return Who(label, "sizes", system, str(count))
+
+
+def noisy(label: str, system: str) -> Who:
+    """Of the study ``default-noise``: seeds 15-19, a quarter of the labelled rows wrong."""
+    return Who(label, "default-noise", system, "uniform")
+
+
 _LABELS = {
     "weak": "single weak expert, best of eight, epochs tuned", "weak_total": "the same, with the ensemble's compute",
     "uniform": "uniform ensemble of eight", "bagging": "bagging", "ensemble": "**boosted ensemble of eight**",
@@ -29,6 +39,15 @@ _BY_FAMILY = {
     "ensemble": "boosted ensemble", "student_from_weak": "student of the single expert", "student": "student",
     "ceiling": "ceiling",
 }  # fmt: skip
+_SHORT = {
+    "weak": "weak expert, best of eight", "weak_total": "the same, total compute", "uniform": "uniform ensemble",
+    "bagging": "bagging", "ensemble": "boosted ensemble", "student_from_weak": "student of weak",
+    "student_from_uniform": "student of uniform", "student": "student of boosted", "strong_on_easy": "strong on easy",
+    "ceiling": "ceiling",
+}  # fmt: skip
+_COUNTS = (1, 2, 4, 8, 16)
+_GROWING = (("uniform ensemble", "uniform"), ("boosted ensemble", "ensemble"))
+_UNDER_NOISE = ("weak", "uniform", "bagging", "ensemble", "student_from_weak", "student", "ceiling")
 _RIVALS = ("weak", "weak_total", "uniform", "bagging")
 
 ENSEMBLE, STUDENT = default("boosted ensemble", "ensemble"), default("student", "student")
@@ -104,11 +123,46 @@ TABLES = {
             "family-gaps",
             tuple(
                 (default("boosted ensemble", "ensemble", setting), default(label, name, setting))
-                for label, name in (("single weak expert", "weak"), ("uniform ensemble", "uniform"), ("bagging", "bagging"))
+                for label, name in (
+                    ("single weak expert", "weak"), ("its total compute", "weak_total"), ("uniform ensemble", "uniform"),
+                    ("bagging", "bagging"),
+                )
             ),
         )
         for end, setting in (("", "usual"), ("-unseen", "unseen"), ("-further", "further"))
     },
+    "default-students-by-family": Table("family-gaps", ((STUDENT, ENSEMBLE), (STUDENT, OF_SINGLE), (STUDENT, OF_SINGLE_QUARTER))),
+    "default-bands": Table("bands", tuple(default(label, name) for name, label in _BY_FAMILY.items())),
+    "default-calibration": Table(
+        "scores",
+        tuple(
+            default(f"{_SHORT[name]}, {where}", name, setting)
+            for setting, where in (("usual", "six families"), ("unseen", "*largest* and *story*"))
+            for name in (*_RIVALS, "ensemble", "student_from_weak", "student", "ceiling")
+        ),
+    ),
+    "sizes": Table(
+        "sizes",
+        tuple((str(n), tuple(sizes(label, system, n) for label, system in _GROWING)) for n in _COUNTS),
+        first="experts",
+    ),
+    "sizes-differences": Table(
+        "differences",
+        (
+            *((sizes(f"boosted, {n} experts", "ensemble", n), sizes("uniform", "uniform", n)) for n in _COUNTS[1:]),
+            (sizes("boosted, 16 experts", "ensemble", 16), sizes("boosted, 8 experts", "ensemble", 8)),
+            (sizes("uniform, 16 experts", "uniform", 16), sizes("uniform, 8 experts", "uniform", 8)),
+        ),
+    ),
+    "default-noise": Table("scores", tuple(noisy(label, name) for name, label in _SHORT.items() if name in _UNDER_NOISE)),
+    "default-noise-differences": Table(
+        "differences",
+        (
+            *((noisy("boosted ensemble", "ensemble"), noisy(_SHORT[name], name)) for name in ("weak", "uniform", "bagging")),
+            (noisy("student of boosted", "student"), noisy("student of weak", "student_from_weak")),
+            (noisy("student of boosted", "student"), noisy("ceiling", "ceiling")),
+        ),
+    ),
     "default-one-by-family": Table("family-gaps", ((ENSEMBLE, WEAK_OF_ONE),)),
     "default-single": Table(
         "differences",
@@ -143,12 +197,6 @@ TABLES = {
     ),
 }  # fmt: skip
 
-_SHORT = {
-    "weak": "weak expert, best of eight", "weak_total": "the same, total compute", "uniform": "uniform ensemble",
-    "bagging": "bagging", "ensemble": "boosted ensemble", "student_from_weak": "student of weak",
-    "student_from_uniform": "student of uniform", "student": "student of boosted", "strong_on_easy": "strong on easy",
-    "ceiling": "ceiling",
-}  # fmt: skip
 VALUES = {
     f"default-{name}-{side}": (a, b, test, 1)
     for name, a, b in (
@@ -166,4 +214,10 @@ VALUES = {
 } | {"default-ceiling-over-weak-easy": (default("", "ceiling"), default("", "weak"), "test_id", 1)}
 FIGURES = {
     "results-default": Figure("dots", tuple(default(label, name) for name, label in _SHORT.items())),
+    "results-sizes": Figure(
+        "curves",
+        tuple((label, tuple((n, sizes(label, system, n)) for n in _COUNTS)) for label, system in _GROWING),
+        x="experts",
+        logarithmic=True,
+    ),
 }

@@ -273,7 +273,7 @@ def build_config(settings: Mapping[str, Any]) -> Config:
     from pydantic import TypeAdapter, ValidationError
 
     check_plain(settings, "the configuration")
-    if "alone" in settings:
+    if isinstance(settings, Mapping) and "alone" in settings:
         _refuse_unknown(settings["alone"], Config, "alone.")
         check_types(settings["alone"], Config, "alone")
         settings = settle(settings)

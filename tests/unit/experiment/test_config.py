@@ -170,6 +170,12 @@ def test_budgets_for_several_models_are_not_those_for_one(tmp_path: Path) -> Non
             load_config(mine)
 
 
+def test_what_is_no_configuration_at_all_is_refused() -> None:
+    for wrong in (3, None, [], "alone"):
+        with pytest.raises(ConfigError, match="the configuration must be"):
+            build_config(wrong)  # type: ignore[arg-type]
+
+
 def test_stored_configurations_are_what_they_give_again() -> None:
     """A setting that came later must not change the hash of a run that was made before: see ``LATER``."""
     kept = Path(__file__).parents[3] / "benchmarks" / "results" / "studies" / "boosting.json"
