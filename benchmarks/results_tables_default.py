@@ -22,9 +22,9 @@ def sizes(label: str, system: str, count: int) -> Who:
     return Who(label, "sizes", system, str(count))
 
 
-def noisy(label: str, system: str) -> Who:
+def noisy(label: str, system: str, form: str = "uniform") -> Who:
     """Of the study ``default-noise``: seeds 15-19, a quarter of the labelled rows wrong."""
-    return Who(label, "default-noise", system, "uniform")
+    return Who(label, "default-noise", system, form)
 
 
 _LABELS = {
@@ -154,12 +154,22 @@ TABLES = {
             (sizes("uniform, 16 experts", "uniform", 16), sizes("uniform, 8 experts", "uniform", 8)),
         ),
     ),
-    "default-noise": Table("scores", tuple(noisy(label, name) for name, label in _SHORT.items() if name in _UNDER_NOISE)),
+    "default-noise": Table(
+        "scores",
+        (
+            *(noisy(label, name) for name, label in _SHORT.items() if name in _UNDER_NOISE),
+            noisy("AdaBoost, ν = 0.3, of eight", "ensemble", "adaboost"),
+            noisy("student of AdaBoost", "student", "adaboost"),
+        ),
+    ),
     "default-noise-differences": Table(
         "differences",
         (
             *((noisy("boosted ensemble", "ensemble"), noisy(_SHORT[name], name)) for name in ("weak", "uniform", "bagging")),
+            (noisy("AdaBoost", "ensemble", "adaboost"), noisy("uniform ensemble", "uniform")),
+            (noisy("AdaBoost", "ensemble", "adaboost"), noisy("boosted ensemble", "ensemble")),
             (noisy("student of boosted", "student"), noisy("student of weak", "student_from_weak")),
+            (noisy("student of AdaBoost", "student", "adaboost"), noisy("student of boosted", "student")),
             (noisy("student of boosted", "student"), noisy("ceiling", "ceiling")),
         ),
     ),

@@ -284,6 +284,7 @@ def test_stored_studies_are_those_that_are_named(store: ModuleType, name: str) -
         ("students", "quarter-and-labelled", ["student_from_weak"]), ("noise", "uniform-50", ["bagging"]),
         ("binary", "additive", ["ensemble"]), ("four", "unseen", ["ensemble"]), ("longer", "usual", ["ensemble"]),
         ("default", "published", ["student_from_weak"]), ("pretraining", "w2s-weak-6/additive", ["ensemble"]),
+        ("default", "usual", ["ensemble", "student"]), ("sizes", "2", ["uniform"]), ("default-noise", "uniform", ["bagging"]),
     ],
 )  # fmt: skip
 def test_a_row_of_each_study_computed_again(
