@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,13 @@ def test_a_dry_run_counts_the_rows_that_students_read() -> None:
         told = "\n".join(plan_run(load_config("tiny", [*words, *rows, *more])))
         for name, count in (("student", student), ("strong_on_easy", 24), ("ceiling", ceiling)):
             assert f"  {name} (w2s-strong): 0.89 M parameters, {count} rows" in told
+
+
+def test_a_plan_counts_the_trials_of_the_single_expert() -> None:
+    """Eight models for 5 epochs, four for 10, two for 20: 14 runs and 120 epochs, in place of 24 and 280."""
+    (halving,) = [line for line in plan_run(load_config()) if line.startswith("  weak, ")]
+    assert halving.startswith("  weak, 14 runs (")
+    (every,) = [line for line in plan_run(load_config(None, ["weak_search=all"])) if line.startswith("  weak, ")]
+    assert every.startswith("  weak, 24 runs (")
+    tokens = [int(re.search(r"([\d,]+) tokens a run", line)[1].replace(",", "")) for line in (halving, every)]
+    assert 14 * tokens[0] / (24 * tokens[1]) == pytest.approx(120 / 280, rel=1e-3)

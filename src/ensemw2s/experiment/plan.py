@@ -93,12 +93,13 @@ def plan_run(config: Config) -> list[str]:
     taught = round(pool * (config.selection.fraction if config.selection.name in ("confident", "agreement") else 1))
     known = [row if row.answer is not None else row.with_answer("?") for row in splits.pool]
     strong = training_cost(known, config.models.strong, config.student, config.format, machine)
-    rounds, bases = config.boost.rounds, len(config.models.bases)
-    tried = searched(config.weak_epochs or (config.expert.epochs,), bases, config.weak_search)
-    grid = sum(epochs * models for epochs, models in tried) / (bases * config.expert.epochs)
-    # (what one run costs, how often, on which model) by system; those not named train nothing.
+    rounds = config.boost.rounds
+    tried = searched(config.weak_epochs or (config.expert.epochs,), len(config.models.bases), config.weak_search)
+    trials = sum(models for _, models in tried)
+    mean = sum(epochs * models for epochs, models in tried) / (trials * config.expert.epochs)
+    # (what one run costs on average, how often) by system; those not named train nothing.
     weak_runs = {
-        "weak": (grid, bases), "weak_total": (rounds, 1), "ensemble": (1.0, rounds),
+        "weak": (mean, trials), "weak_total": (rounds, 1), "ensemble": (1.0, rounds),
         "uniform": (1.0, rounds), "bagging": (1.0, rounds), "snapshot": (1.0, rounds),
     }  # fmt: skip
     total = 0.0
@@ -125,7 +126,7 @@ def _scaled(cost: Cost, factor: float) -> Cost:
 
 def _told(cost: Cost, times: int) -> str:
     size = f"{cost.parameters / 1e6:.2f} M parameters, {cost.rows} rows, {cost.tokens:,} tokens"
-    each = " each" if times > 1 else ""
+    each = " a run" if times > 1 else ""
     return f"{size}{each}, about {_duration(times * cost.seconds)}"
 
 
