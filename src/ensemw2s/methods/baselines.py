@@ -87,7 +87,7 @@ def best_base_weak(
             [partial(bench.answer, Members.single(experts[one]), validation, purpose="validation") for one in asked]
         )
         scores |= {one: bench.matches(answered, validation) for one, answered in zip(asked, answers, strict=True)}
-        left.sort(key=lambda base: -scores[base, rung[-1]])  # stable: those that tie stay as they are named
+        left.sort(key=lambda base: -scores[base, rung[-1]])  # stable: those that tie keep their order
         left = left[: math.ceil(len(left) / 2)]
     by_base = {base: max(score for (tried, _), score in scores.items() if tried == base) for base in bases}
     best = max(bases, key=lambda base: by_base[base])  # the first of those that tie

@@ -535,7 +535,7 @@ def test_the_single_weak_expert_starts_from_the_best_base_on_validation() -> Non
 
 
 def test_halving_trains_longer_only_what_was_better_so_far() -> None:
-    # By model: fell behind; wins at once, then overtaken; ties with the one before it; the best with most epochs.
+    # By model: last; ahead, then overtaken; second, then best; level with it, then behind; left behind at once.
     scores = {1.0: 0.1, 101.0: 0.5, 201.0: 0.4, 301.0: 0.4, 401.0: 0.2,
               102.0: 0.5, 202.0: 0.6, 302.0: 0.5,
               204.0: 0.7, 104.0: 0.6}  # fmt: skip
