@@ -74,7 +74,10 @@ RECIPES = {
     "w2s-weak": _WEAK,
     "w2s-strong": Recipe(hidden=128, layers=4, heads=4, tokens=20_000_000, asked_tokens=6_000_000),
     "w2s-large": Recipe(hidden=176, layers=5, heads=4, tokens=12_000_000, asked_tokens=3_000_000, stored="float16"),
-    **{f"w2s-weak-{seed}": dataclasses.replace(_WEAK, seed=seed, stored="float16") for seed in (2, 5, 6, 7, *range(9, 20))},
+    **{
+        f"w2s-weak-{seed}": dataclasses.replace(_WEAK, seed=seed, stored="float16")
+        for seed in (2, 5, 6, 7, *range(9, 20))
+    },
     "w2s-weak-llama": dataclasses.replace(_WEAK, hidden=64, layers=2, seed=4, stored="float16", architecture="llama"),
     "w2s-weak-wide": dataclasses.replace(
         _WEAK, hidden=72, heads=6, tokens=8_000_000, asked_tokens=1_000_000, seed=8, stored="float16"
