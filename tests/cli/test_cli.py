@@ -160,7 +160,7 @@ def test_bad_input_is_one_line_and_exit_2(made: Path) -> None:
 
 
 def test_rows_without_answers_are_told_in_the_words_of_the_verb(tmp_path: Path) -> None:
-    """None of these commands can map a column; a run can."""
+    """These commands map a column by an option, a run by a setting."""
     jsonl(tmp_path / "bare.jsonl", [{"question": "a", "id": "1"}])
     jsonl(tmp_path / "good.jsonl", TRAIN)
     for words in (
@@ -170,11 +170,61 @@ def test_rows_without_answers_are_told_in_the_words_of_the_verb(tmp_path: Path) 
         ("label", "--ensemble", "w2s-weak", "--in", "good.jsonl", "--validation", "bare.jsonl"),
     ):
         message = refused(*words, cwd=tmp_path)
-        assert "columns there: question, id. Rename the column that holds it to 'answer'" in message, words
-        assert "data.columns" not in message
+        told = "columns there: question, id. Rename the column that holds it to 'answer', or map it with --column answer=NAME"
+        assert told in message, words
+        assert "columns.answer" not in message
     message = refused("student", "--strong", "w2s-weak", "--train", "bare.jsonl", cwd=tmp_path)
     assert "a student reads the column 'label', or else 'answer'; columns there: question, id" in message
+    assert message.endswith("name the column with the answers: --column answer=NAME")
     assert "map it with data.columns.answer" in refused("run", "tiny", "data.source=bare.jsonl", cwd=tmp_path)
+
+
+def test_columns_of_other_names(made: Path) -> None:
+    """Every verb that reads rows maps their columns; the numbers are those of a file that has our names."""
+    theirs = [{"prompt": row["question"], "target": row["answer"]} for row in TRAIN]
+    jsonl(made / "theirs.jsonl", theirs)
+    asked, both = ("--column", "question=prompt"), ("--column", "question=prompt", "--column", "answer=target")
+    store = {"ENSEMW2S_CACHE": str(made / "store")}
+    boost = ("boost", "--weak", "w2s-weak", "--rounds", "2", "--epochs", "1", "--max-new-tokens", "12")
+    here(*boost, "--train", "theirs.jsonl", *both, "--held-out", "theirs.jsonl", "--out", "mapped", cwd=made, **store)
+    here(*boost, "--train", "train.jsonl", "--out", "plain", cwd=made, **store)
+    for name in ("expert-1", "expert-2"):
+        (one, two) = ((made / ens / name / "model.safetensors").read_bytes() for ens in ("mapped", "plain"))
+        assert one == two
+    label = ("label", "--ensemble", "plain", "--in", "theirs.jsonl")
+    here(*label, *both, "--validation", "theirs.jsonl", "--out", "theirs-labels.jsonl", cwd=made, **store)
+    labels = [json.loads(line) for line in (made / "theirs-labels.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in labels] == [row["prompt"] for row in theirs]
+    here(*label, *asked, "--out", "theirs-labels/", cwd=made, **store)
+    message = refused(*label, "--column", "question=target", "--out", "theirs-labels/", cwd=made)
+    assert "holds labels of other questions" in message
+    student = ("student", "--strong", "w2s-strong", "--epochs", "1", "--out", "theirs-stu")
+    here(*student, "--train", "theirs-labels.jsonl", *asked, cwd=made, **store)
+    evaluate = ("evaluate", "--model", "plain", "--metric", "exact_match", "--metric", "nll")
+    scores = [
+        json.loads((made / name).read_text())["scores"]
+        for name, words in (("a.json", ("--data", "theirs.jsonl", *both)), ("b.json", ("--data", "train.jsonl")))
+        if here(*evaluate, *words, "--out", name, cwd=made, **store)
+    ]
+    assert scores[0] == scores[1]
+    here("rate", "theirs.jsonl", "--model", "w2s-weak", "--folds", "2", "--epochs", "1", *both, "--dry-run", cwd=made)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (("prompt",), "--column 'prompt' is not of the form OURS=THEIRS: write, say, --column question=prompt"),
+        (("question=",), "--column 'question=' is not of the form"),
+        (("question=a", "question=b"), "--column names 'question' twice, as 'a' and as 'b': keep one"),
+        (("qestion=prompt",), "unknown column 'qestion': "),
+        (("question=promt",), "no column 'promt' for the question; columns there: question, answer"),
+        (("context=passage",), "no column 'passage' for the context: "),
+    ],
+)
+def test_a_wrong_column_is_one_line(made: Path, columns: tuple[str, ...], told: str) -> None:
+    named = [word for column in columns for word in ("--column", column)]
+    words = ("evaluate", "--model", "w2s-weak", "--data", "train.jsonl", *named)
+    assert told in refused(*words, cwd=made)
 
 
 def test_settings_are_called_by_the_verbs_own_options(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ensemw2s import parallel
 from ensemw2s.api.alone import one_writer
-from ensemw2s.api.rows import Rows, as_name, as_rows, columns
+from ensemw2s.api.rows import Columns, Rows, as_name, as_rows, columns_of
 from ensemw2s.artifacts import fingerprint, write_json
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
@@ -72,6 +72,7 @@ def label(
     soft_top_k: int = 0,
     votes: bool = False,
     restart: bool = False,
+    columns: Columns = None,
     machine: Machine | None = None,
     reporter: Reporter | None = None,
 ) -> Labels:
@@ -92,6 +93,7 @@ def label(
         soft_top_k: in a folder, also the mixture's k likeliest tokens at every token of a label; 0 stores none.
         votes: in a folder, also every expert's vote at every token of a label.
         restart: discard the labels that lie in the folder.
+        columns: of files, their name for one of our columns, ``{"question": "prompt"}``.
         machine: device, dtype, store.
         reporter: told of progress.
     """
@@ -99,13 +101,13 @@ def label(
         raise ConfigError(f"min_confidence must lie in [0, 1), got {min_confidence}")
     machine, reporter = machine or Machine(), reporter or Reporter()
     if out is not None and is_label_folder(out):
-        found, total, source = _question_stream(questions)  # refuses unusable rows before any model is opened
+        found, total, source = _question_stream(questions, columns)  # refuses unusable rows before any model is opened
         opened = open_members(as_name(ensemble), machine, reporter, task_format=task_format, label_by=label_by)
         with reporter.working("label questions", "row") as progress:
             common = {"min_confidence": min_confidence, "source": source, "total": total, "restart": restart,
                       "progress": lambda done, _: progress(done, total)}  # fmt: skip
             report = _label_folder(opened, found, Path(out), label_by, soft_top_k, votes, common)
-        checks = opened.task.rows(as_rows(validation), 0) if validation is not None else []
+        checks = opened.task.rows(as_rows(validation, columns=columns), 0) if validation is not None else []
         expected = _expected_accuracy(opened, checks, min_confidence) if checks else None
         return Labels([], report.unsure, expected, report)
     if soft_top_k or votes or restart:
@@ -114,11 +116,11 @@ def label(
             "give a name that ends in /"
         )
     opened = open_members(as_name(ensemble), machine, reporter, task_format=task_format, label_by=label_by)
-    rows = opened.task.rows(as_rows(questions, need_answer=False), 0)
-    checks = opened.task.rows(as_rows(validation), 0) if validation is not None else []
+    rows = opened.task.rows(as_rows(questions, need_answer=False, columns=columns), 0)
+    checks = opened.task.rows(as_rows(validation, columns=columns), 0) if validation is not None else []
     answers = _labels(opened, rows)
     sure = [row for row in rows if answers[row.id].confidence >= min_confidence and answers[row.id].text.strip()]
-    records = [label_record(row.raw or columns(row), row.id, answers[row.id]) for row in sure]
+    records = [label_record(row.raw or columns_of(row), row.id, answers[row.id]) for row in sure]
     expected = _expected_accuracy(opened, checks, min_confidence) if checks else None
     if out is not None:
         parallel.on_main(write_records, Path(out), records)
@@ -134,10 +136,11 @@ def evaluate(
     metrics: Sequence[str] = METRICS,
     task_format: TaskFormat | None = None,
     seed: int = 0,
+    columns: Columns = None,
     machine: Machine | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Score an ensemble or a model on labelled rows.
+    """Score an ensemble or a model on labelled rows, of a file whose ``columns`` may have other names.
 
     Returns:
         ``{"scores": [{metric, value, low, high, n, chance, at_chance}], ...}``, also written to ``out``.
@@ -146,7 +149,7 @@ def evaluate(
         if metric not in METRICS:
             raise ConfigError(f"unknown metric '{metric}'; allowed: {', '.join(METRICS)}")
     opened = open_members(as_name(model), machine or Machine(), reporter or Reporter(), task_format=task_format)
-    rows = opened.task.rows(as_rows(data), seed)
+    rows = opened.task.rows(as_rows(data, columns=columns), seed)
     found = measure_rows(opened.bench, opened.members, rows, metrics, "test")
     by_id = {row.id: row for row in rows}
     scores = []
@@ -212,12 +215,14 @@ def generate(
     return opened.bench.answer(opened.members, [row], purpose="prompt")["prompt"].text, told
 
 
-def _question_stream(questions: Rows) -> tuple[Iterable[Row], int, str | None]:
-    """The rows, how many there are, and the fingerprint of the file where they come from one."""
+def _question_stream(questions: Rows, columns: Columns) -> tuple[Iterable[Row], int, str | None]:
+    """The rows, how many there are, and the fingerprint of what is read where they come from a file."""
     if isinstance(questions, (str, Path)) and (is_data_file(str(questions)) or Path(questions).exists()):
-        found = check_file(questions, need_answer=False)
-        return stream_rows(questions, need_answer=False), found.rows, found.sha256
-    rows = as_rows(questions, need_answer=False)
+        found = check_file(questions, columns=columns, need_answer=False)
+        # The same file with another column as question is another source: its labels do not go on with these.
+        source = fingerprint([found.sha256, dict(columns)]) if columns else found.sha256
+        return stream_rows(questions, columns=columns, need_answer=False), found.rows, source
+    rows = as_rows(questions, need_answer=False, columns=columns)
     return rows, len(rows), None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from ensemw2s.errors import ConfigError, DataError
 from ensemw2s.experiment.sources import load_rows
 
 Rows = str | Path | Sequence[Row]
+#: a file's name for one of our columns, ``{"question": "prompt"}``; rows that are given as rows are taken as they are
+Columns = Mapping[str, str] | None
 
 
 def as_name(model: object) -> str:
@@ -27,34 +29,38 @@ def as_name(model: object) -> str:
     )
 
 
-def as_rows(rows: Rows, *, need_answer: bool = True) -> list[Row]:
-    """Rows as they are, or read from a file or a hub data set by name."""
-    found = load_rows(str(rows), need_answer=need_answer) if isinstance(rows, (str, Path)) else list(rows)
+def as_rows(rows: Rows, *, need_answer: bool = True, columns: Columns = None) -> list[Row]:
+    """Rows as they are, or read from a file (whose ``columns`` may have other names) or a hub data set by name."""
+    if isinstance(rows, (str, Path)):
+        found = load_rows(str(rows), dict(columns) if columns else None, need_answer=need_answer)
+    else:
+        found = list(rows)
     if not found:
         raise DataError("no rows were given: give at least one")
     return found
 
 
-def as_labelled(labels: Rows) -> list[Row]:
+def as_labelled(labels: Rows, columns: Columns = None) -> list[Row]:
     """Rows to train a student on: the ``label`` column where there is one, else the ``answer``."""
     if not isinstance(labels, (str, Path)):
         return as_rows(labels)
-    rows = as_rows(labels, need_answer=False)
+    rows = as_rows(labels, need_answer=False, columns=columns)
     if all("label" not in row.raw for row in rows):
         if all(row.answer is None for row in rows):
             have = ", ".join(dict.fromkeys(str(name) for row in rows for name in row.raw)) or "none"
             raise DataError(
                 f"{labels} has nothing to learn: a student reads the column 'label', or else 'answer'; columns there: "
-                f"{have}. Label the questions ('ensemw2s label'), or rename the column with the answers"
+                f"{have}. Label the questions ('ensemw2s label'), or name the column with the answers: --column "
+                "answer=NAME"
             )
-        return as_rows(labels)
+        return as_rows(labels, columns=columns)
     taken = [row.with_answer(str(row.raw["label"])) for row in rows if str(row.raw.get("label") or "").strip()]
     if not taken:
         raise DataError(f"{labels} has a 'label' column, but every label is empty: label the questions again")
     return taken
 
 
-def columns(row: Row) -> dict[str, Any]:
+def columns_of(row: Row) -> dict[str, Any]:
     """A row's own columns, for one that came from no file."""
     found = {"id": row.id, "question": row.question, "context": row.context}
     return {**found, "choices": list(row.choices) if row.choices else None, "difficulty": row.difficulty}

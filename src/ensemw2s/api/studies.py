@@ -18,7 +18,7 @@ from ensemw2s.experiment.reporter import Reporter
 from ensemw2s.experiment.tracking import Track, unfed
 
 if TYPE_CHECKING:
-    from ensemw2s.api.rows import Rows
+    from ensemw2s.api.rows import Columns, Rows
     from ensemw2s.data.formatting import TaskFormat
     from ensemw2s.experiment.executors.pool import Pool
     from ensemw2s.experiment.grid import Study
@@ -141,15 +141,19 @@ def rate(
     training: TrainSettings | None = None,
     task_format: TaskFormat | None = None,
     seed: int = 0,
+    columns: Columns = None,
     machine: Machine | None = None,
     reporter: Reporter | None = None,
 ) -> Rated:
-    """Rate labelled rows by cross-fitted reference models; see ``experiment.rating.rate_rows``."""
+    """Rate labelled rows by cross-fitted reference models; see ``experiment.rating.rate_rows``.
+
+    ``columns``: of a file, its name for one of our columns, ``{"question": "prompt"}``.
+    """
     from ensemw2s.api.rows import as_rows
     from ensemw2s.experiment.rating import rate_rows
 
     names = [models] if isinstance(models, str) else list(models)
     return rate_rows(
-        as_rows(rows), names, Path(out) if out is not None else None, folds=folds, by=by, training=training,
-        task_format=task_format, seed=seed, machine=machine, reporter=reporter,
+        as_rows(rows, columns=columns), names, Path(out) if out is not None else None, folds=folds, by=by,
+        training=training, task_format=task_format, seed=seed, machine=machine, reporter=reporter,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ensemw2s import parallel
 from ensemw2s.api.alone import one_writer
-from ensemw2s.api.rows import Rows, as_labelled, as_name, as_rows, free_folder
+from ensemw2s.api.rows import Columns, Rows, as_labelled, as_name, as_rows, free_folder
 from ensemw2s.boosting.rounds import BoostSettings
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
@@ -48,6 +48,7 @@ def boost(
     lora: LoraSettings | None = None,
     task_format: TaskFormat | None = None,
     seed: int = 0,
+    columns: Columns = None,
     machine: Machine | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
@@ -71,6 +72,7 @@ def boost(
         lora: the adapter's settings.
         task_format: prompt, normalisation, limits; saved with the ensemble.
         seed: run seed.
+        columns: of files, their name for one of our columns, ``{"question": "prompt"}``.
         machine: device, dtype, store.
         reporter: told of progress.
 
@@ -102,8 +104,8 @@ def boost(
     folder = Path(out)
     parallel.on_main(free_folder, folder, "ensemble.json")
     task = task or Task()
-    rows = task.rows(as_rows(train), seed)
-    kept_back = task.rows(as_rows(held_out), seed) if held_out is not None else []
+    rows = task.rows(as_rows(train, columns=columns), seed)
+    kept_back = task.rows(as_rows(held_out, columns=columns), seed) if held_out is not None else []
     check_rule(rule, kept_back)
     _tell_known(kept_back, rows, reporter)
     training = training or TrainSettings()
@@ -164,6 +166,7 @@ def train_student(
     lora: LoraSettings | None = None,
     task_format: TaskFormat | None = None,
     seed: int = 0,
+    columns: Columns = None,
     machine: Machine | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
@@ -190,7 +193,7 @@ def train_student(
         )
     opened = open_members(as_name(teacher), machine, reporter, task_format=task_format) if teacher is not None else None
     task = opened.task if opened else task or Task()
-    rows = task.rows(as_labelled(labels), seed)
+    rows = task.rows(as_labelled(labels, columns), seed)
     form = opened.task_format if opened else task_format or TaskFormat()
     bench = machine.bench(
         opened.bench.settings.weak if opened else strong, strong, form, reporter, strong_tuning=tuning,

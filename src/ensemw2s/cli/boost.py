@@ -59,6 +59,7 @@ def boost(
     error_on: Annotated[
         str | None, typer.Option(help="AdaBoost: measure errors on train (default), held-out or out-of-bag samples.")
     ] = None,
+    column: o.Column = None,
     task: o.TaskKind = "generation",
     head: o.Head = "tokens",
     tuning: o.Tuning = "full",
@@ -83,6 +84,7 @@ def boost(
     from ensemw2s.cli.screen import Screen
     from ensemw2s.methods.boosted import usual_settings
 
+    columns = o.columns(column)
     given = {"form": form, "shrinkage": shrinkage, "mode": mode, "prior": prior, "level": level, "error_on": error_on}
     named = {name: value for name, value in given.items() if value is not None}
     settings = usual_settings(rule, len(weak), rounds=rounds, **named)
@@ -97,14 +99,19 @@ def boost(
     if dry_run:
         from ensemw2s.experiment.plan import plan_training
 
-        typer.echo(plan_training(api.as_rows(train), weak[0], training, task_format, machine, rounds, "expert"))
+        typer.echo(
+            plan_training(
+                api.as_rows(train, columns=columns), weak[0], training, task_format, machine, rounds, "expert"
+            )
+        )
         return
     screen, folder = Screen(), out or Path("ensemble")
     screen.console.print(f"output folder: {folder}")
     api.boost(
         train, weak, folder, rounds=rounds, settings=settings, training=training, rule=rule,
         held_out=held_out, order=o.check_order(order), task=o.task(task, head), tuning=o.check_tuning(tuning),
-        lora=o.lora(lora_rank), task_format=task_format, seed=seed, machine=machine, reporter=screen,
+        lora=o.lora(lora_rank), task_format=task_format, seed=seed, columns=columns, machine=machine,
+        reporter=screen,
     )  # fmt: skip
     screen.close()
     typer.echo(f"ensemble: {folder}")

@@ -20,6 +20,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Labelled rows: JSONL, CSV or Parquet.")],
     out: Annotated[Path, typer.Option(help="Scores to write.")] = Path("scores.json"),
     metric: Annotated[list[str] | None, typer.Option(help="May be given again; all by default.")] = None,
+    column: o.Column = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.DType = "float32",
@@ -33,15 +34,19 @@ def evaluate(
     from ensemw2s.evaluation.metrics import METRICS
     from ensemw2s.report import words
 
+    columns = o.columns(column)
     machine = o.machine(device, dtype, batch_size, trust_remote_code)
     if dry_run:
         from ensemw2s.experiment.plan import plan_answering
 
-        typer.echo(plan_answering(api.as_rows(data), model, machine))
+        typer.echo(plan_answering(api.as_rows(data, columns=columns), model, machine))
         return
     screen = Screen()
     screen.console.print(f"output file: {out}")
-    result = api.evaluate(model, data, out, metrics=metric or METRICS, seed=seed, machine=machine, reporter=screen)
+    result = api.evaluate(
+        model, data, out, metrics=metric or METRICS, seed=seed, columns=columns, machine=machine,
+        reporter=screen,
+    )  # fmt: skip
     screen.close()
     for score in result["scores"]:
         mark = "  (at chance)" if score["at_chance"] else ""

@@ -18,6 +18,7 @@ _RENAMED = {
 }
 _SECTIONS = ("boost", "train", "format", "loss")
 _SETTING = re.compile(r"(?<![\w./])[a-z]+\.[a-z_]+\b(?![\w./]\w)")
+_COLUMN = re.compile(r"(?<![\w./])(?:data\.)?columns\.([a-z]+)\b(?![\w./]\w)")
 
 
 class Flags:
@@ -32,6 +33,8 @@ class Flags:
         >>> Flags(["--form"]).speak("boost.form=real has no boost.top_k")
         '--form=real has no boost.top_k'
         """
+        if "--column" in self.options:
+            message = _COLUMN.sub(r"--column \1=NAME", message)
         return _SETTING.sub(self._option, message)
 
     def _option(self, found: re.Match[str]) -> str:

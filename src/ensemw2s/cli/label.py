@@ -34,6 +34,7 @@ def label(
     label_by: Annotated[
         str, typer.Option(help="Rows with choices: options (the likeliest one) or generate.")
     ] = "options",
+    column: o.Column = None,
     soft: Annotated[
         int,
         typer.Option(min=0, metavar="K", help="Into a folder: the ensemble's K likeliest tokens at every token, too."),
@@ -58,17 +59,18 @@ def label(
 
     if label_by not in ("options", "generate"):
         raise ConfigError(f"unknown --label-by '{label_by}': {nearest(label_by, ('options', 'generate'))}")
+    columns = o.columns(column)
     machine = o.machine(device, dtype, batch_size, trust_remote_code)
     if dry_run:
         from ensemw2s.experiment.plan import plan_answering
 
-        typer.echo(plan_answering(api.as_rows(questions, need_answer=False), ensemble, machine))
+        typer.echo(plan_answering(api.as_rows(questions, need_answer=False, columns=columns), ensemble, machine))
         return
     screen = Screen()
     screen.console.print(f"output {'folder' if is_label_folder(out) else 'file'}: {out}")
     labels = api.label(
         ensemble, questions, out, min_confidence=min_confidence, validation=validation, label_by=label_by,  # type: ignore[arg-type]
-        soft_top_k=soft, votes=votes, restart=restart, machine=machine, reporter=screen,
+        soft_top_k=soft, votes=votes, restart=restart, columns=columns, machine=machine, reporter=screen,
     )  # fmt: skip
     screen.close()
     if labels.report is None:

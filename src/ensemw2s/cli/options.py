@@ -20,6 +20,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
 DType = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows answered at once; speed and memory only.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, how large and how long, and stop.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(metavar="OURS=THEIRS", help="The files' name for a column, say question=prompt. May be given again."),
+]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")]
 Template = Annotated[str | None, typer.Option(help="plain, chat, or a text with {question}, {context}, {choices}.")]
 ShowChoices = Annotated[bool | None, typer.Option("--show-choices/--hide-choices", help="List options in the prompt.")]
@@ -98,6 +102,25 @@ def task(kind: str, head: str) -> Any:
     from ensemw2s.experiment.opening import Task
 
     return Task(kind, head)  # type: ignore[arg-type]
+
+
+def columns(given: list[str] | None) -> dict[str, str] | None:
+    """The mapping that ``--column`` options write; None where there are none.
+
+    Raises:
+        ConfigError: an option that is no ``ours=theirs``, or a column that is named twice.
+    """
+    from ensemw2s.errors import ConfigError
+
+    found: dict[str, str] = {}
+    for one in given or ():
+        ours, equals, theirs = (part.strip() for part in one.partition("="))
+        if not (ours and equals and theirs):
+            raise ConfigError(f"--column '{one}' is not of the form OURS=THEIRS: write, say, --column question=prompt")
+        if ours in found:
+            raise ConfigError(f"--column names '{ours}' twice, as '{found[ours]}' and as '{theirs}': keep one")
+        found[ours] = theirs
+    return found or None
 
 
 def check_order(name: str | None) -> Any:

@@ -33,6 +33,7 @@ def rate(
     by: Annotated[
         str, typer.Option(help="loss (nats a byte of the answer) or accuracy (share of wrong answer tokens).")
     ] = "loss",
+    column: o.Column = None,
     epochs: o.Epochs = None,
     learning_rate: o.LearningRate = None,
     train_batch_size: o.TrainBatch = None,
@@ -53,20 +54,22 @@ def rate(
     from ensemw2s import api
     from ensemw2s.cli.screen import Screen
 
+    columns = o.columns(column)
     form = o.task_format(template=template, show_choices=show_choices, max_length=max_length, too_long=too_long)
     machine = o.machine(device, dtype, trust_remote_code=trust_remote_code)
     training = o.training(epochs, learning_rate, train_batch_size)
     if dry_run:
         from ensemw2s.experiment.plan import plan_rating
 
-        for line in plan_rating(api.as_rows(source), model, training, form, machine, folds=folds, by=by, seed=seed):
+        read = api.as_rows(source, columns=columns)
+        for line in plan_rating(read, model, training, form, machine, folds=folds, by=by, seed=seed):
             typer.echo(line)
         return
     screen = Screen()
     screen.console.print(f"output file: {out}")
     rated = api.rate(
-        source, model, out, folds=folds, by=by, training=training, task_format=form, seed=seed, machine=machine,  # type: ignore[arg-type]
-        reporter=screen,
+        source, model, out, folds=folds, by=by, training=training, task_format=form, seed=seed,  # type: ignore[arg-type]
+        columns=columns, machine=machine, reporter=screen,
     )  # fmt: skip
     screen.close()
     for line in told(rated, model, folds, by, out):

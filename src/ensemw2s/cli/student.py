@@ -23,6 +23,7 @@ def student(
     targets: Annotated[str, typer.Option(help="Learn the teacher's hard labels or its soft ones.")] = "hard",
     top_k: Annotated[int, typer.Option(help="Tokens kept of each soft label.")] = 8,
     teacher: Annotated[str | None, typer.Option(help="The ensemble that gave the labels, for soft ones.")] = None,
+    column: o.Column = None,
     task: o.TaskKind = "generation",
     head: o.Head = "tokens",
     tuning: o.Tuning = "full",
@@ -47,6 +48,7 @@ def student(
     from ensemw2s.cli.screen import Screen
     from ensemw2s.training.losses import LossSettings
 
+    columns = o.columns(column)
     chosen = LossSettings(loss, targets=targets, top_k=top_k)  # type: ignore[arg-type]
     form = o.task_format(
         template=template, show_choices=show_choices, normalisation=normalisation, max_new_tokens=max_new_tokens,
@@ -59,14 +61,14 @@ def student(
     if dry_run:
         from ensemw2s.experiment.plan import plan_training
 
-        typer.echo(plan_training(api.as_labelled(train), strong, training, form, machine, 1, "student"))
+        typer.echo(plan_training(api.as_labelled(train, columns), strong, training, form, machine, 1, "student"))
         return
     screen, folder = Screen(), out or Path("student")
     screen.console.print(f"output folder: {folder}")
     api.train_student(
         strong, train, folder, training=training, loss=chosen, teacher=teacher, task=o.task(task, head),
         tuning=o.check_tuning(tuning), lora=o.lora(lora_rank),
-        task_format=form, seed=seed, machine=machine, reporter=screen,
+        task_format=form, seed=seed, columns=columns, machine=machine, reporter=screen,
     )  # fmt: skip
     screen.close()
     typer.echo(f"student: {folder}")

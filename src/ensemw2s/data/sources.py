@@ -126,12 +126,12 @@ def _column_names(columns: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool, *, mapped: bool) -> Row:
-    """``mapped``: who asks for the rows can name the columns; the commands that read a file as it is cannot."""
+    """``mapped``: the caller has named columns, be it none of them, as the configuration of a run does."""
     for column in ("question", "answer") if need_answer else ("question",):
         if names[column] not in record:
             have = ", ".join(map(str, record)) or "none"
             cure = f"Rename the column that holds it to '{names[column]}'"
-            cure += f", or map it with data.columns.{column}" if mapped else ""
+            cure += f", or map it with {'data.' if mapped else ''}columns.{column}"
             if column == "answer" and not mapped and set(record) <= set(COLUMNS):  # none that could be the answer
                 cure += "; rows without answers are for 'ensemw2s label --in'"
             raise DataError(f"{place}: no column '{names[column]}' for the {column}; columns there: {have}. {cure}")

@@ -75,10 +75,13 @@ def test_a_missing_column_is_told_with_what_can_be_done(tmp_path: Path, columns:
 
 def test_a_column_that_may_hold_the_answer_is_not_called_none(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"columns there: question, target\. Rename the column that holds it to 'answer'$"
+        DataError,
+        match=r"columns there: question, target\. Rename the column that holds it to 'answer', or map it with columns\.answer$",
     ):
         read_rows(jsonl(tmp_path, {"question": "a", "target": "b"}))
-    with pytest.raises(DataError, match=r"Rename the column that holds it to 'question'$"):
+    with pytest.raises(
+        DataError, match=r"Rename the column that holds it to 'question', or map it with columns\.question$"
+    ):
         read_rows(jsonl(tmp_path, {"id": "a"}))
 
 
