@@ -2,7 +2,7 @@
 
 A rating that a model gives to rows it was trained on tells how well they were memorised. So rows are dealt into folds,
 and each fold is rated by a model fine-tuned on the others, as in cross-fitting (Chernozhukov et al. 2018,
-arXiv 1608.00060). Rows that ask the same in the same words share a fold.
+arXiv 1608.00060). Rows that ask the same in the same words, and rows of one group, share a fold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def check_rating(rows: Sequence[Row], folds: int, by: str) -> None:
 
     Raises:
         ConfigError: an unknown ``by``, or fewer than two folds.
-        DataError: an id that stands twice, a row without an answer, or fewer different questions than folds.
+        DataError: an id that stands twice, a row without an answer, or fewer rows that belong to no other than folds.
     """
     if by not in get_args(By):
         raise ConfigError(f"cannot rate by '{by}': {nearest(by, get_args(By))}")
@@ -45,27 +45,49 @@ def check_rating(rows: Sequence[Row], folds: int, by: str) -> None:
     unlabelled = next((row for row in rows if not (row.answer or "").strip()), None)
     if unlabelled is not None:
         raise DataError(f"row '{unlabelled.id}' has no answer: only labelled rows can be rated; leave it out")
-    different = len({question_text(row) for row in rows})
+    different = len(_families(rows))
     if different < folds:
+        as_one = " (those of one group count as one)" if any(row.group is not None for row in rows) else ""
         raise DataError(
-            f"{different} different questions cannot be dealt into {folds} folds: give more rows or lower folds"
+            f"{different} different questions{as_one} cannot be dealt into {folds} folds: give more rows or lower folds"
         )
 
 
 def deal_folds(rows: Sequence[Row], folds: int, seed: int) -> list[list[Row]]:
-    """Folds of about equal size: questions are ranked by a seeded hash of their text and dealt in turn.
+    """Folds of about equal size: questions are ranked by a seeded hash of their text, each goes to the smallest fold.
 
-    Rows that ask the same in the same words (``question_text``) share a fold, whatever their ids: a model that saw one
-    has seen the other. Neither folds nor the order within one depend on the order of ``rows``.
+    Rows that ask the same in the same words (``question_text``) share a fold, whatever their ids, and so do rows of one
+    group: a model that saw one has seen much of the other. The larger of such families go first, so that lone rows even
+    the folds out. Neither folds nor the order within one depend on the order of ``rows``.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.id):
-        groups.setdefault(question_text(row), []).append(row)
-    ranked = sorted(groups, key=lambda text: (unit_hash(seed, "rate", "fold", text), text))
+    families = _families(rows)
+    ranked = sorted(families, key=lambda text: (-len(families[text]), unit_hash(seed, "rate", "fold", text), text))
     dealt: list[list[Row]] = [[] for _ in range(folds)]
-    for place, text in enumerate(ranked):
-        dealt[place % folds] += groups[text]
+    for text in ranked:
+        min(dealt, key=len).extend(families[text])
     return dealt
+
+
+def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows that belong together, by the first of their texts: same text or same group, also by way of a third row."""
+    leads: dict[
+        tuple[str, str], tuple[str, str]
+    ] = {}  # of a text or a group: another of its family, nearer to the first
+
+    def first(one: tuple[str, str]) -> tuple[str, str]:
+        while (lead := leads.setdefault(one, one)) != one:
+            leads[one] = leads[lead]  # half the way, so that the next walk is shorter
+            one = lead
+        return one
+
+    for row in rows:
+        text = first(("text", question_text(row)))
+        if row.group is not None:
+            leads[first(("group", row.group))] = text
+    families: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.id):
+        families.setdefault(first(("text", question_text(row))), []).append(row)
+    return {min(map(question_text, family)): family for family in families.values()}
 
 
 def cross_fitted_ratings(

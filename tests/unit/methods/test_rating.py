@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -135,6 +136,42 @@ def test_folds_are_even_and_keep_the_seed() -> None:
     assert dealt == deal_folds(rows(23)[::-1], 5, seed=1) != deal_folds(rows(23), 5, seed=2)
 
 
+def test_rows_of_one_group_share_a_fold_also_by_way_of_a_third() -> None:
+    """p and q are joined by the row that asks what a row of each asks; 20 lone rows fill up the other folds."""
+    some = [Row("a", "What?", "x", group="p"), Row("b", "Who?", "x", group="p"), Row("c", "who?", "x", group="q"),
+            Row("d", "Where?", "x", group="q"), Row("e", "When?", "x", group="other"), *rows(20)]  # fmt: skip
+    for seed in range(20):
+        dealt = deal_folds(some, 5, seed=seed)
+        assert sorted(map(len, dealt)) == [5, 5, 5, 5, 5]
+        (fold,) = (fold for fold in dealt if any(row.id == "a" for row in fold))
+        assert {"a", "b", "c", "d"} <= {row.id for row in fold}
+        assert dealt == deal_folds(some[::-1], 5, seed=seed)
+    apart = [deal_folds([dataclasses.replace(row, group=None) for row in some], 5, seed=seed) for seed in range(20)]
+    assert any(len({row.id for row in fold} & {"a", "b", "d"}) == 1 for dealt in apart for fold in dealt)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_families_are_the_connected_parts(pairs: list[tuple[int, int]]) -> None:
+    """Against growing each part row by row; group 0 is none."""
+    some = [
+        Row(f"r{i}", f"q{text}", "x", group=f"g{group}" if group else None) for i, (text, group) in enumerate(pairs)
+    ]
+    left, parts = set(range(len(some))), []
+    while left:
+        part, grown = {left.pop()}, True
+        while grown:
+            near = {i for i in left for j in part if pairs[i][0] == pairs[j][0] or pairs[i][1] == pairs[j][1] != 0}
+            part, left, grown = part | near, left - near, bool(near)
+        parts.append({some[i].id for i in part})
+    found = [{row.id for row in fold} for fold in deal_folds(some, len(parts), seed=0) if fold]
+    assert all(any(part <= fold for fold in found) for part in parts)
+    if len(parts) > 1:
+        with pytest.raises(DataError, match=f"^{len(parts)} different questions"):
+            cross_fitted_ratings(
+                Remembering(), some, TrainSettings(), folds=len(parts) + 1, by="loss", seed=0  # type: ignore[arg-type]
+            )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("some", "settings", "error", "message"),
     [
@@ -142,6 +179,12 @@ def test_folds_are_even_and_keep_the_seed() -> None:
         (rows(6), {"by": "taste"}, ConfigError, "cannot rate by 'taste'"),
         (rows(3), {"folds": 5}, DataError, "3 different questions cannot be dealt into 5 folds"),
         (rows(3, 3), {"folds": 4}, DataError, "3 different questions cannot be dealt into 4 folds"),
+        (
+            [*rows(2), Row("x", "y", "z", group="g"), Row("z", "a", "z", group="g")],
+            {"folds": 4},
+            DataError,
+            "3 different questions \\(those of one group count as one\\) cannot be dealt into 4 folds",
+        ),
         ([*rows(5), Row("u", "?")], {}, DataError, "row 'u' has no answer"),
         ([*rows(5), Row("u", "?", "  ")], {}, DataError, "row 'u' has no answer"),
         ([*rows(5), Row("r3", "else", "a")], {}, DataError, "two rows have the id 'r3'"),
