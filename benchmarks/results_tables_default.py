@@ -5,11 +5,17 @@ from __future__ import annotations
 from results_figures import Figure
 from results_kinds import Table
 from results_store import Who
+from results_systems import BY_FAMILY, RIVALS, Named, brief, families, family_gaps, gaps, labels, short
 
 
 def default(label: str, system: str, setting: str = "usual") -> Who:
     """Of the study ``default``: seeds 15-24; what its settings are stands in ``studies/default.yaml``."""
     return Who(label, "default", system, setting)
+
+
+def of(setting: str) -> Named:
+    """Its systems with this setting."""
+    return lambda label, system: default(label, system, setting)
 
 
 def longer(label: str, system: str, epochs: str = "usual") -> Who:
@@ -27,28 +33,10 @@ def noisy(label: str, system: str, form: str = "uniform") -> Who:
     return Who(label, "default-noise", system, form)
 
 
-_LABELS = {
-    "weak": "single weak expert, best of eight, epochs tuned", "weak_total": "the same, with the ensemble's compute",
-    "uniform": "uniform ensemble of eight", "bagging": "bagging", "ensemble": "**boosted ensemble of eight**",
-    "student_from_weak": "student of the single expert", "student_from_uniform": "student of the uniform ensemble",
-    "student": "**student of the boosted ensemble**", "strong_on_easy": "strong model on the labelled easy rows",
-    "ceiling": "ceiling: strong model on right answers",
-}  # fmt: skip
-_BY_FAMILY = {
-    "weak": "single weak expert", "weak_total": "its total compute", "uniform": "uniform ensemble", "bagging": "bagging",
-    "ensemble": "boosted ensemble", "student_from_weak": "student of the single expert", "student": "student",
-    "ceiling": "ceiling",
-}  # fmt: skip
-_SHORT = {
-    "weak": "weak expert, best of eight", "weak_total": "the same, total compute", "uniform": "uniform ensemble",
-    "bagging": "bagging", "ensemble": "boosted ensemble", "student_from_weak": "student of weak",
-    "student_from_uniform": "student of uniform", "student": "student of boosted", "strong_on_easy": "strong on easy",
-    "ceiling": "ceiling",
-}  # fmt: skip
+_SHORT = short("eight")
 _COUNTS = (1, 2, 4, 8, 16)
 _GROWING = (("uniform ensemble", "uniform"), ("boosted ensemble", "ensemble"))
 _UNDER_NOISE = ("weak", "uniform", "bagging", "ensemble", "student_from_weak", "student", "ceiling")
-_RIVALS = ("weak", "weak_total", "uniform", "bagging")
 
 ENSEMBLE, STUDENT = default("boosted ensemble", "ensemble"), default("student", "student")
 OF_SINGLE = default("student of the single expert", "student_from_weak")
@@ -61,23 +49,11 @@ QUARTER = default("student, surest quarter", "student", "quarter")
 LONGER = default("strong on labelled rows, as many steps", "strong_on_easy", "labelled-longer")
 
 
-def _gaps(setting: str) -> tuple[tuple[Who, Who], ...]:
-    ours = default("boosted ensemble", "ensemble", setting)
-    student = default("student", "student", setting)
-    return (
-        *((ours, default(_LABELS[name], name, setting)) for name in _RIVALS),
-        (student, default("student of the single expert", "student_from_weak", setting)),
-        (student, default("student of the uniform ensemble", "student_from_uniform", setting)),
-        (student, default("strong on labelled rows", "strong_on_easy", setting)),
-        (student, default("ceiling", "ceiling", setting)),
-    )
-
-
 TABLES = {
     "readme": Table(
         "brief",
         (
-            *((label, (default(label, name),)) for name, label in _LABELS.items()),
+            *((label, (default(label, name),)) for name, label in labels("eight").items()),
             ("ensemble − single expert (paired)", ((ENSEMBLE, default("", "weak")),)),
             ("ensemble − uniform ensemble", ((ENSEMBLE, default("", "uniform")),)),
             ("ensemble − single expert of one pretrained model", ((ENSEMBLE, WEAK_OF_ONE),)),
@@ -90,23 +66,17 @@ TABLES = {
         sides=("easy test", "hard test"),
         page="README.md",
     ),
-    "default": Table(
-        "brief",
-        tuple((label, (default(label, name), default(label, name, "unseen"))) for name, label in _LABELS.items()),
-        sides=("easy, %", "hard, %", "*largest* and *story*, easy, %", "*largest* and *story*, hard, %"),
+    "default": brief(
+        (of("usual"), of("unseen")),
+        "eight",
+        ("easy, %", "hard, %", "*largest* and *story*, easy, %", "*largest* and *story*, hard, %"),
     ),
-    "default-further": Table(
-        "brief",
-        tuple((label, (default(label, name, "further"),)) for name, label in _LABELS.items()),
-        sides=("easy, %", "hard, %"),
-    ),
-    "default-usual": Table("differences", _gaps("usual")),
-    "default-unseen": Table("differences", _gaps("unseen")),
-    "default-further-gaps": Table("differences", _gaps("further")),
-    "default-families": Table("families", tuple(default(label, name) for name, label in _BY_FAMILY.items())),
-    "default-unseen-families": Table(
-        "families", tuple(default(label, name, "unseen") for name, label in _BY_FAMILY.items())
-    ),
+    "default-further": brief((of("further"),), "eight", ("easy, %", "hard, %")),
+    "default-usual": gaps(of("usual"), "eight"),
+    "default-unseen": gaps(of("unseen"), "eight"),
+    "default-further-gaps": gaps(of("further"), "eight"),
+    "default-families": families(of("usual")),
+    "default-unseen-families": families(of("unseen")),
     "longer": Table(
         "differences",
         (
@@ -118,27 +88,17 @@ TABLES = {
             ),
         ),
     ),
-    **{
-        f"default{end}-by-family": Table(
-            "family-gaps",
-            tuple(
-                (default("boosted ensemble", "ensemble", setting), default(label, name, setting))
-                for label, name in (
-                    ("single weak expert", "weak"), ("its total compute", "weak_total"), ("uniform ensemble", "uniform"),
-                    ("bagging", "bagging"),
-                )
-            ),
-        )
-        for end, setting in (("", "usual"), ("-unseen", "unseen"), ("-further", "further"))
-    },
+    "default-by-family": family_gaps(of("usual")),
+    "default-unseen-by-family": family_gaps(of("unseen")),
+    "default-further-by-family": family_gaps(of("further")),
     "default-students-by-family": Table("family-gaps", ((STUDENT, ENSEMBLE), (STUDENT, OF_SINGLE), (STUDENT, OF_SINGLE_QUARTER))),
-    "default-bands": Table("bands", tuple(default(label, name) for name, label in _BY_FAMILY.items())),
+    "default-bands": Table("bands", tuple(default(label, name) for name, label in BY_FAMILY.items())),
     "default-calibration": Table(
         "scores",
         tuple(
             default(f"{_SHORT[name]}, {where}", name, setting)
             for setting, where in (("usual", "six families"), ("unseen", "*largest* and *story*"))
-            for name in (*_RIVALS, "ensemble", "student_from_weak", "student", "ceiling")
+            for name in (*RIVALS, "ensemble", "student_from_weak", "student", "ceiling")
         ),
     ),
     "sizes": Table(
