@@ -126,7 +126,7 @@ def test_a_further_round_costs_one_experts_pass(tmp_path: Path, monkeypatch: pyt
     """Class tables are kept an expert: mixtures of 1, 2 .. T experts by any rule take no further forward pass."""
     from ensemw2s.data.binary import to_yes_no
     from ensemw2s.data.sources import read_rows
-    from ensemw2s.experiment import bench as bench_module
+    from ensemw2s.experiment.bench import scores as bench_module
     from ensemw2s.experiment.opening import Machine
     from ensemw2s.experiment.reporter import Reporter
     from ensemw2s.methods.bench import Members
