@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ensemw2s.artifacts import file_sha256
+
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results" / "studies"
 SPLITS = ("test_id", "test_ood")
@@ -60,10 +62,21 @@ def keep(folder: Path, into: Path = KEPT) -> Path:
         groups.append({"axes": group["axes"], "seeds": group["seeds"], "scores": scores, **details(runs), "cost": cost,
                        "config": group["config"]})  # fmt: skip
     found = {"study": study["name"], "versions": study["versions"], "hardware": study["hardware"], "groups": groups}
+    if made := _made_models(groups):
+        found["models"] = made
     path = into / f"{study['name']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_compact(_rounded(found)) + "\n")
     return path
+
+
+def _made_models(groups: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """SHA-256 of the weights of models that are not shipped: the recipe makes others on another machine."""
+    sections = [group["config"].get("models", {}) for group in groups]
+    names = {
+        name for one in sections for name in (one.get("weak"), one.get("strong"), *one.get("more_weak", ())) if name
+    }
+    return {name: file_sha256(Path(name) / "model.safetensors") for name in sorted(names) if Path(name).is_dir()}
 
 
 def _cell(folder: Path, keys: Iterable[str], axes: Mapping[str, str], seed: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
@@ -110,7 +111,13 @@ def test_what_is_kept_of_a_study(store: ModuleType, tmp_path: Path) -> None:
             {"system": "weak", "split": "test_id", "metric": "exact_match", "each": [0.5, 1 / 3]},
             {"system": "weak", "split": "validation", "metric": "exact_match", "each": [0.1, 0.2]}]}],
     }  # fmt: skip
+    weights = tmp_path / "own" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    study["groups"][0]["config"] = {"models": {"weak": str(weights.parent), "strong": "w2s-strong"}}  # type: ignore[index]
     (tmp_path / "study.json").write_text(json.dumps(study))
+    kept = json.loads(store.keep(tmp_path, tmp_path / "kept").read_text())
+    assert kept["models"] == {str(weights.parent): hashlib.sha256(b"weights").hexdigest()}
     (group,) = json.loads(store.keep(tmp_path, tmp_path / "kept").read_text())["groups"]
     assert group["scores"] == {"weak": {"test_id": {"exact_match": [0.5, 0.333333]}}}
     assert group["bands"] == {"weak": {"test_id": {"1": [0.0, 0.1]}}}
