@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ensemw2s.experiment.config import build_config
+from ensemw2s.experiment.config import ModelsConfig, build_config
 from ensemw2s.experiment.layers import merge
 from ensemw2s.experiment.run import execute
 
@@ -135,8 +135,8 @@ def test_a_row_of_a_study_again(
 ) -> None:
     """Its first seed, from its stored configuration. Other machines round otherwise, so nothing is asked to the digit."""
     group = store.group_of(name, labels)
-    needs_models(group["config"]["models"])
     config = build_config(merge(group["config"], {"seed": group["seeds"][0], "systems": list(systems)}))
+    needs_models(config.models)
     _, results = execute(config, tmp_path / "out", store=shelf)
     scores: dict[str, Any] = {}
     for one in results["scores"]:
@@ -146,9 +146,9 @@ def test_a_row_of_a_study_again(
     alike(found, group, [name for name in systems if name in scores])
 
 
-def needs_models(models: dict[str, Any]) -> None:
+def needs_models(models: ModelsConfig) -> None:
     """Skip where a model that is not shipped has not been pretrained; paths are from the project's root."""
-    for model in (models["weak"], *models["more_weak"]):
+    for model in (models.weak, *models.more_weak):
         if model.startswith("pretrained/") and not (ROOT / model / "config.json").is_file():
             pytest.skip(f"{model} is not there: python -m ensemw2s.world.pretrain {Path(model).name} --out {model}")
 
