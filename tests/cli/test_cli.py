@@ -10,8 +10,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from clikit import COMMAND, here, process, refused
+
+from ensemw2s.api import as_labelled
+from ensemw2s.data.sources import read_rows
 
 TRAIN = [{"question": f"What is {a} {b} {c} put from small to large?", "answer": " ".join(map(str, sorted((a, b, c))))}
          for a, b, c in [(3, 9, 1), (7, 2, 5), (8, 0, 4), (6, 1, 2), (9, 9, 3), (5, 4, 0)]]  # fmt: skip
@@ -207,7 +211,50 @@ def test_columns_of_other_names(made: Path) -> None:
         if here(*evaluate, *words, "--out", name, cwd=made, **store)
     ]
     assert scores[0] == scores[1]
-    here("rate", "theirs.jsonl", "--model", "w2s-weak", "--folds", "2", "--epochs", "1", *both, "--dry-run", cwd=made)
+    rate = ("--model", "w2s-weak", "--folds", "2", "--epochs", "1", "--out")
+    here("rate", "theirs.jsonl", *rate, "theirs-rated.jsonl", *both, cwd=made, **store)
+    here("rate", "train.jsonl", *rate, "rated.jsonl", cwd=made, **store)
+    one, two = (list(read_rows(made / name)) for name in ("theirs-rated.jsonl", "rated.jsonl"))
+    assert [(row.id, row.question, row.difficulty) for row in one] == [
+        (row.id, row.question, row.difficulty) for row in two
+    ]
+    assert "none is mapped" in refused("rate", "sciq", *rate, "no.jsonl", "--column", "group=support", cwd=made)
+
+
+def test_a_file_with_columns_of_both_names(made: Path) -> None:
+    """What our names hold there is kept aside where labels and ratings are written, and read as nothing."""
+    clash = [
+        {"id": 7, "question": "not this", "prompt": row["question"], "label": place, "choices": ["0", row["answer"]]}
+        for place, row in zip([1, 0, 1, 1], TRAIN, strict=False)
+    ]
+    jsonl(made / "clash.jsonl", [{**row, "key": f"k{place}"} for place, row in enumerate(clash)])
+    named = [word for pair in ("question=prompt", "id=key", "answer=label") for word in ("--column", pair)]
+    store = {"ENSEMW2S_CACHE": str(made / "store")}
+    answers = [TRAIN[0]["answer"], "0", TRAIN[2]["answer"], TRAIN[3]["answer"]]
+    columns = dict(pair.split("=") for pair in named[1::2])
+    assert [row.answer for row in as_labelled(made / "clash.jsonl", columns)] == answers
+    here(
+        "label", "--ensemble", "w2s-weak", "--in", "clash.jsonl", "--out", "clash-out.jsonl", *named, cwd=made, **store
+    )
+    here("label", "--ensemble", "w2s-weak", "--in", "clash.jsonl", "--out", "clash-out/", *named, cwd=made, **store)
+    records = [json.loads(line) for line in (made / "clash-out.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in records] == ["k0", "k1", "k2", "k3"]
+    assert [(record["id_given"], record["question_given"]) for record in records] == [(7, "not this")] * 4
+    assert [record["label_given"] for record in records] == [1, 0, 1, 1]
+    part = pq.read_table(made / "clash-out").to_pylist()
+    assert [record["label"] for record in part] == [record["label"] for record in records]
+    assert {json.loads(record["extra"])["question_given"] for record in part} == {"not this"}
+    here("rate", "clash.jsonl", "--model", "w2s-weak", "--folds", "2", "--epochs", "1", "--out", "clash-rated.jsonl",
+         *named, cwd=made, **store)  # fmt: skip
+    again = read_rows(made / "clash-rated.jsonl")
+    assert [(row.id, row.question, row.answer) for row in again] == [
+        (f"k{place}", row["prompt"], answers[place]) for place, row in enumerate(clash)
+    ]
+
+
+def test_a_label_of_zero_is_a_label(made: Path) -> None:
+    jsonl(made / "zero.jsonl", [{"question": "What is 0?", "label": 0}, {"question": "What is 1?", "label": "1"}])
+    assert [row.answer for row in as_labelled(made / "zero.jsonl")] == ["0", "1"]
 
 
 @pytest.mark.parametrize(

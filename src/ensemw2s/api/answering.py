@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ensemw2s import parallel
 from ensemw2s.api.alone import one_writer
-from ensemw2s.api.rows import Columns, Rows, as_name, as_rows, columns_of
+from ensemw2s.api.rows import Columns, Rows, apart, as_name, as_rows, columns_of
 from ensemw2s.artifacts import fingerprint, write_json
 from ensemw2s.data.formatting import TaskFormat
 from ensemw2s.data.rows import Row
@@ -29,6 +29,8 @@ from ensemw2s.labelling.labels import Label, Labelled, TokenColumns, usable_part
 from ensemw2s.labelling.labels import Progress as WindowProgress
 from ensemw2s.labelling.stream import LabelReport, label_rows, label_stream
 from ensemw2s.methods.bench import Answer
+
+_ASKED = ("question", "context", "choices", "id")
 
 # Rows labelled as one stored stage: an interrupted labelling goes on from the last full chunk.
 LABEL_CHUNK = 4096
@@ -220,10 +222,12 @@ def _question_stream(questions: Rows, columns: Columns) -> tuple[Iterable[Row], 
     if isinstance(questions, (str, Path)) and (is_data_file(str(questions)) or Path(questions).exists()):
         found = check_file(questions, columns=columns, need_answer=False)
         # The same file with another column as question is another source: its labels do not go on with these.
-        source = fingerprint([found.sha256, dict(columns)]) if columns else found.sha256
-        return stream_rows(questions, columns=columns, need_answer=False), found.rows, source
-    rows = as_rows(questions, need_answer=False, columns=columns)
-    return rows, len(rows), None
+        asked = {ours: theirs for ours, theirs in (columns or {}).items() if ours in _ASKED and ours != theirs}
+        source = fingerprint([found.sha256, asked]) if asked else found.sha256
+        rows = stream_rows(questions, columns=columns, need_answer=False)
+        return (apart(row, columns) for row in rows), found.rows, source
+    given = as_rows(questions, need_answer=False, columns=columns)
+    return given, len(given), None
 
 
 def _label_folder(

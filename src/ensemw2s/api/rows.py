@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def as_name(model: object) -> str:
 def as_rows(rows: Rows, *, need_answer: bool = True, columns: Columns = None) -> list[Row]:
     """Rows as they are, or read from a file (whose ``columns`` may have other names) or a hub data set by name."""
     if isinstance(rows, (str, Path)):
-        found = load_rows(str(rows), dict(columns) if columns else None, need_answer=need_answer)
+        read = load_rows(str(rows), dict(columns) if columns else None, need_answer=need_answer)
+        found = [apart(row, columns) for row in read]
     else:
         found = list(rows)
     if not found:
@@ -40,10 +42,26 @@ def as_rows(rows: Rows, *, need_answer: bool = True, columns: Columns = None) ->
     return found
 
 
+def apart(row: Row, columns: Columns) -> Row:
+    """A row whose own columns can stand beside ours: what another name was given for is kept as ``NAME_given``.
+
+    So is a ``label`` that was read as the answer, as labels are written under that name.
+    """
+    named = {ours for ours, theirs in (columns or {}).items() if ours != theirs}
+    named |= {"label"} & set((columns or {}).values())
+    if not named & set(row.raw):
+        return row
+    return dataclasses.replace(row, raw={f"{key}_given" if key in named else key: row.raw[key] for key in row.raw})
+
+
 def as_labelled(labels: Rows, columns: Columns = None) -> list[Row]:
-    """Rows to train a student on: the ``label`` column where there is one, else the ``answer``."""
-    if not isinstance(labels, (str, Path)):
-        return as_rows(labels)
+    """Rows to train a student on: the ``label`` column where there is one, else the ``answer``.
+
+    A file that ``label`` wrote keeps the source's answers beside its labels, so these go before an answer of another
+    name; ``columns={"answer": "label"}`` says that the labels of a file are answers like others (an index, say).
+    """
+    if not isinstance(labels, (str, Path)) or (columns or {}).get("answer") == "label":
+        return as_rows(labels, columns=columns)
     rows = as_rows(labels, need_answer=False, columns=columns)
     if all("label" not in row.raw for row in rows):
         if all(row.answer is None for row in rows):
@@ -54,7 +72,8 @@ def as_labelled(labels: Rows, columns: Columns = None) -> list[Row]:
                 "answer=NAME"
             )
         return as_rows(labels, columns=columns)
-    taken = [row.with_answer(str(row.raw["label"])) for row in rows if str(row.raw.get("label") or "").strip()]
+    given = [(row, row.raw.get("label")) for row in rows]
+    taken = [row.with_answer(str(label)) for row, label in given if label is not None and str(label).strip()]
     if not taken:
         raise DataError(f"{labels} has a 'label' column, but every label is empty: label the questions again")
     return taken

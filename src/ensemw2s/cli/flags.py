@@ -18,7 +18,7 @@ _RENAMED = {
 }
 _SECTIONS = ("boost", "train", "format", "loss")
 _SETTING = re.compile(r"(?<![\w./])[a-z]+\.[a-z_]+\b(?![\w./]\w)")
-_COLUMN = re.compile(r"(?<![\w./])(?:data\.)?columns\.([a-z]+)\b(?![\w./]\w)")
+_COLUMN = re.compile(r"(?<![\w./])(?:data\.)?columns\.(question|answer)\b(?![\w./]\w)")  # those that must be there
 
 
 class Flags:

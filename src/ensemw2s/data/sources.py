@@ -126,7 +126,7 @@ def _column_names(columns: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _row(record: Record, names: Mapping[str, str], place: str, need_answer: bool, *, mapped: bool) -> Row:
-    """``mapped``: the caller has named columns, be it none of them, as the configuration of a run does."""
+    """``mapped``: the caller passed a mapping, as a run always does, be it empty."""
     for column in ("question", "answer") if need_answer else ("question",):
         if names[column] not in record:
             have = ", ".join(map(str, record)) or "none"

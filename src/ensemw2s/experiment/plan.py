@@ -66,7 +66,9 @@ def plan_rating(
         ConfigError, DataError: as ``methods.rating.check_rating``.
     """
     check_rating(rows, folds, by)
-    others = [row for fold in deal_folds(rows, folds, seed)[1:] for row in fold]  # as many as for any other fold
+    dealt = deal_folds(rows, folds, seed)
+    usual = min(dealt, key=lambda fold: abs(len(fold) - len(rows) / folds))  # groups may make some far from the mean
+    others = [row for fold in dealt if fold is not usual for row in fold]
     return [plan_training(others, name, training, task_format, machine, folds, "reference model") for name in models]
 
 

@@ -19,7 +19,7 @@ from ensemw2s.data.sources import write_records
 from ensemw2s.errors import ConfigError
 from ensemw2s.experiment.opening import Machine
 from ensemw2s.experiment.reporter import Reporter
-from ensemw2s.methods.rating import By, average_ratings, cross_fitted_ratings
+from ensemw2s.methods.rating import By, average_ratings, check_rating, cross_fitted_ratings, deal_folds
 from ensemw2s.training.settings import TrainSettings
 
 
@@ -81,6 +81,13 @@ def rate_rows(
     if out is not None:
         check_writable(out)
     machine, reporter = machine or Machine(), reporter or Reporter()
+    check_rating(rows, folds, by)
+    largest = max(map(len, deal_folds(rows, folds, seed)))
+    if largest > 2 * len(rows) / folds:
+        reporter.note(
+            f"one fold holds {largest} of {len(rows)} rows, as so many belong together (column group): they are rated "
+            f"by a model that trained on the other {len(rows) - largest} alone"
+        )
     found: dict[str, dict[str, float]] = {}
     for name in models:
         bench = machine.bench(name, name, task_format or TaskFormat(), reporter)

@@ -105,6 +105,7 @@ def load_rows(
 
     Raises:
         DataError: neither a data file nor a data set's name.
+        ConfigError: columns are given for a data set, whose names are known.
     """
     from ensemw2s.data.hub import DATASETS, read_hub
 
@@ -112,6 +113,11 @@ def load_rows(
         if limit is not None:
             return first_rows(source, limit, columns=columns, need_answer=need_answer)
         return read_rows(source, columns=columns, need_answer=need_answer)
+    if source in DATASETS and columns:
+        raise ConfigError(
+            f"data set '{source}' has columns of known names, so none is mapped: {', '.join(columns)} cannot be; leave "
+            "the mapping out, or read a file"
+        )
     if source in DATASETS:
         return read_hub(source)[:limit]
     raise DataError(f"'{source}' is no data file and no known data set: {nearest(source, ['world', *DATASETS])}")

@@ -31,7 +31,8 @@ def check_rating(rows: Sequence[Row], folds: int, by: str) -> None:
 
     Raises:
         ConfigError: an unknown ``by``, or fewer than two folds.
-        DataError: an id that stands twice, a row without an answer, or fewer rows that belong to no other than folds.
+        DataError: an id that stands twice, a row without an answer, or fewer families than folds (rows of one text or
+            one group are a family).
     """
     if by not in get_args(By):
         raise ConfigError(f"cannot rate by '{by}': {nearest(by, get_args(By))}")
@@ -47,9 +48,13 @@ def check_rating(rows: Sequence[Row], folds: int, by: str) -> None:
         raise DataError(f"row '{unlabelled.id}' has no answer: only labelled rows can be rated; leave it out")
     different = len(_families(rows))
     if different < folds:
-        as_one = " (those of one group count as one)" if any(row.group is not None for row in rows) else ""
+        as_one = cure = ""
+        if any(row.group is not None for row in rows):
+            as_one = " (rows of one group count as one)"
+            cure = ", or rename the column group if it does not tell which rows belong together"
         raise DataError(
             f"{different} different questions{as_one} cannot be dealt into {folds} folds: give more rows or lower folds"
+            f"{cure}"
         )
 
 

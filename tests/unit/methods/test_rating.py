@@ -183,7 +183,7 @@ def test_families_are_the_connected_parts(pairs: list[tuple[int, int]]) -> None:
             [*rows(2), Row("x", "y", "z", group="g"), Row("z", "a", "z", group="g")],
             {"folds": 4},
             DataError,
-            "3 different questions \\(those of one group count as one\\) cannot be dealt into 4 folds",
+            "3 different questions \\(rows of one group count as one\\) cannot be dealt into 4 folds",
         ),
         ([*rows(5), Row("u", "?")], {}, DataError, "row 'u' has no answer"),
         ([*rows(5), Row("u", "?", "  ")], {}, DataError, "row 'u' has no answer"),
