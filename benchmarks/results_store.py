@@ -76,7 +76,11 @@ def _made_models(groups: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     names = {
         name for one in sections for name in (one.get("weak"), one.get("strong"), *one.get("more_weak", ())) if name
     }
-    return {name: file_sha256(Path(name) / "model.safetensors") for name in sorted(names) if Path(name).is_dir()}
+    # Built-in models have no slash in their name; every other model of a kept study was made by a recipe.
+    made = sorted(name for name in names if "/" in name)
+    if lost := [name for name in made if not (Path(name) / "model.safetensors").is_file()]:
+        raise SystemExit(f"{lost[0]} is not here: keep the study in the folder in which it was started")
+    return {name: file_sha256(Path(name) / "model.safetensors") for name in made}
 
 
 def _cell(folder: Path, keys: Iterable[str], axes: Mapping[str, str], seed: int) -> Path:

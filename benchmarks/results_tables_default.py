@@ -181,7 +181,13 @@ VALUES = {
         ("student-longer", STUDENT, LONGER),
     )
     for side, test in (("easy", "test_id"), ("hard", "test_ood"))
-} | {"default-ceiling-over-weak-easy": (default("", "ceiling"), default("", "weak"), "test_id", 1)}
+} | {
+    "default-ceiling-over-weak-easy": (default("", "ceiling"), default("", "weak"), "test_id", 1),
+    "noise-under-uniform-easy": (noisy("", "ensemble"), noisy("", "uniform"), "test_id", 1),
+    "noise-under-uniform-hard": (noisy("", "ensemble"), noisy("", "uniform"), "test_ood", 1),
+    "sizes-over-uniform-easy": (sizes("", "ensemble", 8), sizes("", "uniform", 8), "test_id", 1),
+    "sizes-over-uniform-hard": (sizes("", "ensemble", 8), sizes("", "uniform", 8), "test_ood", 1),
+}
 FIGURES = {
     "results-default": Figure("dots", tuple(default(label, name) for name, label in _SHORT.items())),
     "results-sizes": Figure(

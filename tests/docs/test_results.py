@@ -118,6 +118,10 @@ def test_what_is_kept_of_a_study(store: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps(study))
     kept = json.loads(store.keep(tmp_path, tmp_path / "kept").read_text())
     assert kept["models"] == {str(weights.parent): hashlib.sha256(b"weights").hexdigest()}
+    weights.rename(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit, match="own is not here: keep the study in the folder"):
+        store.keep(tmp_path, tmp_path / "kept")
+    (tmp_path / "elsewhere").rename(weights)
     (group,) = json.loads(store.keep(tmp_path, tmp_path / "kept").read_text())["groups"]
     assert group["scores"] == {"weak": {"test_id": {"exact_match": [0.5, 0.333333]}}}
     assert group["bands"] == {"weak": {"test_id": {"1": [0.0, 0.1]}}}
