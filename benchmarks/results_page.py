@@ -30,6 +30,7 @@ PARTS = (
     "results_tables_bases",
     "results_tables_default",
     "results_tables_four",
+    "results_tables_unseen_models",
     "results_tables_diverse",
     "results_tables_pretraining",
     "results_tables_students",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import results_tables_bases as from_bases
 import results_tables_default as of_default
 import results_tables_students as from_students
+import results_tables_unseen_models as of_others
 from results_figures import Figure
 from results_kinds import NONE, Table
 from results_store import BOTH, SPLITS, Who
@@ -146,9 +147,11 @@ _PUBLISHED = (
      (("easy to hard", SPLITS, from_bases.ADDITIVE, from_bases.ONE),)),
     ("experts: the default (additive, from eight models) − the best single expert of the eight", NONE, NONE,
      (("easy to hard", SPLITS, of_default.ENSEMBLE, _of("weak")),
+      ("easy to hard, eight other models", SPLITS, of_others.ENSEMBLE, of_others.anew("", "weak")),
       ("easy to hard, *largest* and *story*", SPLITS, _of("ensemble", "unseen"), _of("weak", "unseen")))),
     ("experts: the default − one expert of one", NONE, NONE,
-     (("easy to hard", SPLITS, of_default.ENSEMBLE, of_default.WEAK_OF_ONE),)),
+     (("easy to hard", SPLITS, of_default.ENSEMBLE, of_default.WEAK_OF_ONE),
+      ("easy to hard, eight other models", SPLITS, of_others.ENSEMBLE, of_others.WEAK_OF_ONE))),
     ("students: of AdaBoost − of one expert", "+3.2 % in, +2.28 % out of distribution", "ARC and QuaRTz, Pythia and Qwen pairs",
      both_splits("student of AdaBoost", "student of weak", (OF_SHRUNK, OF_WEAK))),
     ("students: of additive − of one expert", NONE, NONE, both_splits("student of additive", "student of weak", (OF_ADDITIVE, OF_WEAK))),
@@ -157,9 +160,11 @@ _PUBLISHED = (
       ("easy to hard, unseen families", SPLITS, four("", "student", "unseen"), four("", "student_from_weak", "unseen")))),
     ("students: the default's (surest half and labelled rows, eight models) − the same of one expert", NONE, NONE,
      (("easy to hard", SPLITS, of_default.STUDENT, of_default.OF_SINGLE),
+      ("easy to hard, eight other models", SPLITS, of_others.STUDENT, of_others.OF_SINGLE),
       ("easy to hard, *largest* and *story*", SPLITS, _of("student", "unseen"), _of("student_from_weak", "unseen")))),
     ("students: the default's − of one expert of one model, all labels", NONE, NONE,
-     (("easy to hard", SPLITS, of_default.STUDENT, of_default.STUDENT_OF_ONE),)),
+     (("easy to hard", SPLITS, of_default.STUDENT, of_default.STUDENT_OF_ONE),
+      ("easy to hard, eight other models", SPLITS, of_others.STUDENT, of_others.STUDENT_OF_ONE))),
     ("student of AdaBoost − ceiling", "equal in several cases (first version)", "not told which here",
      both_splits("student of AdaBoost", "ceiling", (OF_SHRUNK, CEILING))),
     ("student of additive − ceiling", NONE, NONE, both_splits("student of additive", "ceiling", (OF_ADDITIVE, CEILING))),

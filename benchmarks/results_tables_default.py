@@ -33,6 +33,11 @@ def noisy(label: str, system: str, form: str = "uniform") -> Who:
     return Who(label, "default-noise", system, form)
 
 
+def others(system: str) -> Who:
+    """Of the study ``unseen-models``: the default from eight models that nothing had been looked at on."""
+    return Who("", "unseen-models", system, "usual")
+
+
 _SHORT = short("eight")
 _COUNTS = (1, 2, 4, 8, 16)
 _GROWING = (("uniform ensemble", "uniform"), ("boosted ensemble", "ensemble"))
@@ -62,6 +67,14 @@ TABLES = {
             ("student − student of one expert of one model, all labels", ((STUDENT, STUDENT_OF_ONE),)),
             ("student − strong model on the labelled rows", ((STUDENT, default("", "strong_on_easy")),)),
             ("the same, the latter with as many steps", ((STUDENT, LONGER),)),
+            *(
+                (f"{words}, eight other models", ((others(ours), others(rival)),))
+                for words, ours, rival in (
+                    ("ensemble − single expert", "ensemble", "weak"),
+                    ("ensemble − uniform ensemble", "ensemble", "uniform"),
+                    ("student − student of the single expert", "student", "student_from_weak"),
+                )
+            ),
         ),
         sides=("easy test", "hard test"),
         page="README.md",
