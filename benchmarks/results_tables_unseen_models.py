@@ -5,7 +5,7 @@ from __future__ import annotations
 from results_figures import Figure
 from results_kinds import Table
 from results_store import Who
-from results_systems import Named, brief, family_gaps, gaps, short
+from results_systems import Named, brief, families, family_gaps, gaps, short
 
 
 def anew(label: str, system: str, setting: str = "usual") -> Who:
@@ -32,6 +32,7 @@ TABLES = {
     "unseen-models-usual": gaps(of("usual"), "eight"),
     "unseen-models-unseen": gaps(of("unseen"), "eight"),
     "unseen-models-by-family": family_gaps(of("usual")),
+    "unseen-models-unseen-families": families(of("unseen")),
     "unseen-models-single": Table(
         "differences",
         (
