@@ -180,7 +180,9 @@ def alike(found: dict[str, Any], kept: dict[str, Any], systems: Iterable[str]) -
                     assert found[kind][system][split][part][0] == pytest.approx(values[0], abs=0.06), (system, part)
     if "ensemble" in systems:
         for what, values in kept.get("rounds", {}).items():
-            assert found["rounds"][what][0] == pytest.approx(values[0], rel=0.1, abs=0.02), what
+            assert found["rounds"][what][0] == pytest.approx(values[0], rel=0.1, abs=0.06), (
+                what
+            )  # weights lie on few tokens
         for what, values in kept.get("experts", {}).items():
             assert found["experts"][what][0] == pytest.approx(values[0], abs=0.03), what
     assert found["teachers"] or not any(name.startswith("student") for name in systems)
