@@ -10,12 +10,24 @@ from results_store import Who
 #: (label, system) -> the system of one group of a study
 Named = Callable[[str, str], Who]
 
+SIDES = (("easy", "test_id"), ("hard", "test_ood"))
+
 BY_FAMILY = {
     "weak": "single weak expert", "weak_total": "its total compute", "uniform": "uniform ensemble", "bagging": "bagging",
     "ensemble": "boosted ensemble", "student_from_weak": "student of the single expert", "student": "student",
     "ceiling": "ceiling",
 }  # fmt: skip
 RIVALS = ("weak", "weak_total", "uniform", "bagging")
+
+
+def of(study: str, group: str) -> Named:
+    """The systems of one group of a study."""
+    return lambda label, system: Who(label, study, system, group)
+
+
+def differences(prefix: str, pairs: Sequence[tuple[str, Who, Who]]) -> dict[str, tuple[Who, Who, str, int]]:
+    """Values for the text: of every (name, a, b) the difference in points with one digit, easy and hard."""
+    return {f"{prefix}-{name}-{side}": (a, b, test, 1) for name, a, b in pairs for side, test in SIDES}
 
 
 def labels(models: str) -> dict[str, str]:

@@ -5,17 +5,12 @@ from __future__ import annotations
 from results_figures import Figure
 from results_kinds import Table
 from results_store import Who
-from results_systems import BY_FAMILY, RIVALS, Named, brief, families, family_gaps, gaps, labels, short
+from results_systems import BY_FAMILY, RIVALS, brief, differences, families, family_gaps, gaps, labels, of, short
 
 
 def default(label: str, system: str, setting: str = "usual") -> Who:
     """Of the study ``default``: seeds 15-24; what its settings are stands in ``studies/default.yaml``."""
     return Who(label, "default", system, setting)
-
-
-def of(setting: str) -> Named:
-    """Its systems with this setting."""
-    return lambda label, system: default(label, system, setting)
 
 
 def longer(label: str, system: str, epochs: str = "usual") -> Who:
@@ -80,16 +75,16 @@ TABLES = {
         page="README.md",
     ),
     "default": brief(
-        (of("usual"), of("unseen")),
+        (of("default", "usual"), of("default", "unseen")),
         "eight",
         ("easy, %", "hard, %", "*largest* and *story*, easy, %", "*largest* and *story*, hard, %"),
     ),
-    "default-further": brief((of("further"),), "eight", ("easy, %", "hard, %")),
-    "default-usual": gaps(of("usual"), "eight"),
-    "default-unseen": gaps(of("unseen"), "eight"),
-    "default-further-gaps": gaps(of("further"), "eight"),
-    "default-families": families(of("usual")),
-    "default-unseen-families": families(of("unseen")),
+    "default-further": brief((of("default", "further"),), "eight", ("easy, %", "hard, %")),
+    "default-usual": gaps(of("default", "usual"), "eight"),
+    "default-unseen": gaps(of("default", "unseen"), "eight"),
+    "default-further-gaps": gaps(of("default", "further"), "eight"),
+    "default-families": families(of("default", "usual")),
+    "default-unseen-families": families(of("default", "unseen")),
     "longer": Table(
         "differences",
         (
@@ -101,9 +96,9 @@ TABLES = {
             ),
         ),
     ),
-    "default-by-family": family_gaps(of("usual")),
-    "default-unseen-by-family": family_gaps(of("unseen")),
-    "default-further-by-family": family_gaps(of("further")),
+    "default-by-family": family_gaps(of("default", "usual")),
+    "default-unseen-by-family": family_gaps(of("default", "unseen")),
+    "default-further-by-family": family_gaps(of("default", "further")),
     "default-students-by-family": Table("family-gaps", ((STUDENT, ENSEMBLE), (STUDENT, OF_SINGLE), (STUDENT, OF_SINGLE_QUARTER))),
     "default-bands": Table("bands", tuple(default(label, name) for name, label in BY_FAMILY.items())),
     "default-calibration": Table(
@@ -180,9 +175,9 @@ TABLES = {
     ),
 }  # fmt: skip
 
-VALUES = {
-    f"default-{name}-{side}": (a, b, test, 1)
-    for name, a, b in (
+VALUES = differences(
+    "default",
+    (
         ("over-weak", ENSEMBLE, default("", "weak")),
         ("over-total", ENSEMBLE, default("", "weak_total")),
         ("over-uniform", ENSEMBLE, default("", "uniform")),
@@ -192,9 +187,8 @@ VALUES = {
         ("student-all", default("", "student", "all-labels"), STUDENT_OF_BEST),
         ("student-published", STUDENT, STUDENT_OF_ONE),
         ("student-longer", STUDENT, LONGER),
-    )
-    for side, test in (("easy", "test_id"), ("hard", "test_ood"))
-} | {
+    ),
+) | {
     "default-ceiling-over-weak-easy": (default("", "ceiling"), default("", "weak"), "test_id", 1),
     "noise-under-uniform-easy": (noisy("", "ensemble"), noisy("", "uniform"), "test_id", 1),
     "noise-under-uniform-hard": (noisy("", "ensemble"), noisy("", "uniform"), "test_ood", 1),

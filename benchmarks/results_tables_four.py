@@ -5,17 +5,12 @@ from __future__ import annotations
 from results_figures import Figure
 from results_kinds import Table
 from results_store import Who
-from results_systems import Named, brief, families, gaps, short
+from results_systems import brief, families, gaps, of, short
 
 
 def four(label: str, system: str, asked: str = "usual") -> Who:
     """Of the study ``four``: seeds 5-14; families "usual", "unseen", "further", "unseen-as-given" (order of models)."""
     return Who(label, "four", system, asked)
-
-
-def of(asked: str) -> Named:
-    """Its systems on these families."""
-    return lambda label, system: four(label, system, asked)
 
 
 #: the published way: one pretrained weak model, a student of all its labels; the same seeds, so the same questions
@@ -28,15 +23,17 @@ TWICE = Who("strong on labelled rows, two epochs", "students", "strong_on_easy",
 
 TABLES = {
     "four": brief(
-        (of("usual"), of("unseen")),
+        (of("four", "usual"), of("four", "unseen")),
         "four",
         ("easy, %", "hard, %", "unseen families, easy, %", "unseen families, hard, %"),
     ),
-    "four-usual": gaps(of("usual"), "four"),
-    "four-families": families(of("usual")),
-    "four-unseen-families": families(of("unseen")),
-    "four-further": brief((of("further"),), "four", ("*add* and *dates*, easy, %", "*add* and *dates*, hard, %")),
-    "four-further-differences": gaps(of("further"), "four"),
+    "four-usual": gaps(of("four", "usual"), "four"),
+    "four-families": families(of("four", "usual")),
+    "four-unseen-families": families(of("four", "unseen")),
+    "four-further": brief(
+        (of("four", "further"),), "four", ("*add* and *dates*, easy, %", "*add* and *dates*, hard, %")
+    ),
+    "four-further-differences": gaps(of("four", "further"), "four"),
     "four-order": Table(
         "differences",
         (
@@ -62,7 +59,7 @@ TABLES = {
             (four("student of the four", "student"), TWICE),
         ),
     ),
-    "four-unseen": gaps(of("unseen"), "four"),
+    "four-unseen": gaps(of("four", "unseen"), "four"),
     "four-ceilings": Table(
         "power",
         tuple(

@@ -5,17 +5,12 @@ from __future__ import annotations
 from results_figures import Figure
 from results_kinds import Table
 from results_store import Who
-from results_systems import Named, brief, families, family_gaps, gaps, short
+from results_systems import brief, differences, families, family_gaps, gaps, of, short
 
 
 def anew(label: str, system: str, setting: str = "usual") -> Who:
     """Of the study ``unseen-models``: seeds 25-34 (``unseen`` families: 25-29); see ``studies/unseen-models.yaml``."""
     return Who(label, "unseen-models", system, setting)
-
-
-def of(setting: str) -> Named:
-    """Its systems with this setting."""
-    return lambda label, system: anew(label, system, setting)
 
 
 ENSEMBLE, STUDENT = anew("boosted ensemble", "ensemble"), anew("student", "student")
@@ -25,14 +20,14 @@ STUDENT_OF_ONE = anew("student of one expert of one model, all labels", "student
 
 TABLES = {
     "unseen-models": brief(
-        (of("usual"), of("unseen")),
+        (of("unseen-models", "usual"), of("unseen-models", "unseen")),
         "eight",
         ("easy, %", "hard, %", "*largest* and *story*, easy, %", "*largest* and *story*, hard, %"),
     ),
-    "unseen-models-usual": gaps(of("usual"), "eight"),
-    "unseen-models-unseen": gaps(of("unseen"), "eight"),
-    "unseen-models-by-family": family_gaps(of("usual")),
-    "unseen-models-unseen-families": families(of("unseen")),
+    "unseen-models-usual": gaps(of("unseen-models", "usual"), "eight"),
+    "unseen-models-unseen": gaps(of("unseen-models", "unseen"), "eight"),
+    "unseen-models-by-family": family_gaps(of("unseen-models", "usual")),
+    "unseen-models-unseen-families": families(of("unseen-models", "unseen")),
     "unseen-models-single": Table(
         "differences",
         (
@@ -43,18 +38,17 @@ TABLES = {
     ),
 }
 
-VALUES = {
-    f"anew-{name}-{side}": (a, b, test, 1)
-    for name, a, b in (
+VALUES = differences(
+    "anew",
+    (
         ("over-weak", ENSEMBLE, anew("", "weak")),
         ("over-total", ENSEMBLE, anew("", "weak_total")),
         ("over-uniform", ENSEMBLE, anew("", "uniform")),
         ("over-one", ENSEMBLE, WEAK_OF_ONE),
         ("student", STUDENT, OF_SINGLE),
         ("student-published", STUDENT, STUDENT_OF_ONE),
-    )
-    for side, test in (("easy", "test_id"), ("hard", "test_ood"))
-}
+    ),
+)
 FIGURES = {
     "results-unseen-models": Figure("dots", tuple(anew(label, name) for name, label in short("eight").items())),
 }
