@@ -1,11 +1,12 @@
 """Long answers: chains of 24 to 80 steps, hard ones above 500 answer tokens. Every rival at equal labels and experts.
 
-    python -m ensemw2s.world.lengthen w2s-weak --out FOLDER
-    python benchmarks/long_answers.py choose --weak FOLDER --keep SET      # on rows of calibration seeds, none of a test
-    python benchmarks/long_answers.py study --weak FOLDER --set $(cat SET) # test rows; results/long_answers.json
-    python benchmarks/long_answers.py render                               # the tables, and docs/images/results-long.svg
+    python benchmarks/long_answers.py choose --models FOLDER --keep SET      # calibration seeds, no test rows
+    python benchmarks/long_answers.py study --models FOLDER --set $(cat SET) # test rows; results/long_answers.json
+    python benchmarks/long_answers.py render                                 # the tables, docs/images/results-long.svg
 
-A seed that the results hold already is not measured again.
+Every seed has a weak model of its own, prepared by ``ensemw2s.world.lengthen`` with this seed, so that the intervals
+hold what the preparation does by chance. FOLDER keeps these models. A seed that the results hold already is not
+measured again.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from ensemw2s.methods.baselines import bagging, uniform_ensemble
 from ensemw2s.methods.bench import Members
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.seeds import derive_seed
+from ensemw2s.world import lengthen
 from ensemw2s.world.chains import fault, read_question, split_steps
 
 HERE = Path(__file__).resolve().parent
@@ -151,6 +153,14 @@ SYSTEMS: dict[str, Maker] = {
 CONSULTING = ("uniform ensemble", "AdaBoost by token")
 
 
+def prepared(models: Path, seed: int) -> Path:
+    """The folder of the seed's weak model, which is prepared first where it is not there."""
+    folder = models / str(seed)
+    if not (folder / "recipe.json").is_file():  # the last file that is written
+        lengthen.prepare("w2s-weak", folder, lengthen.Lengthening(seed=seed))
+    return folder
+
+
 def configured(weak: str, seed: int, overrides: Sequence[str]) -> tuple[Config, StoredBench]:
     """One seed's configuration and its bench."""
     config = dataclasses.replace(load_config("paper", [*SETTINGS, f"models.weak={weak}", *overrides]), seed=seed)
@@ -228,18 +238,19 @@ def shown(side: dict[str, Any]) -> str:
     return f"{100 * side['whole']:.1f} ({100 * side['step_accuracy']:.1f}, follow {100 * side['coherence']:.2f})"
 
 
-def study(weak: str, seeds: Sequence[int], overrides: Sequence[str]) -> None:
+def study(models: Path, seeds: Sequence[int], overrides: Sequence[str]) -> None:
     """Measure the seeds that the results do not hold yet, each written as soon as it is there."""
     head = {"settings": [*SETTINGS, *overrides], "experts": EXPERTS, "block": BLOCK,
-            "model": file_sha256(Path(weak) / "model.safetensors"),
-            "lengthening": json.loads((Path(weak) / "recipe.json").read_text())["recipe"],
+            "lengthening": {**dataclasses.asdict(lengthen.Lengthening()), "seed": "that of the questions"},
             "versions": {name: version(name) for name in ("torch", "transformers")}}  # fmt: skip
-    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {**head, "seeds": {}}
+    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {**head, "seeds": {}}
     if any(kept[name] != value for name, value in head.items()):
         raise SystemExit(f"{RESULTS} holds results of other settings: move it away first")
     for seed in seeds:
         if str(seed) not in kept["seeds"]:
-            kept["seeds"][str(seed)] = measured(weak, seed, overrides)
+            weak = prepared(models, seed)
+            found = measured(str(weak), seed, overrides)
+            kept["seeds"][str(seed)] = {"model": file_sha256(weak / "model.safetensors"), **found}
             write_json(RESULTS, kept)
 
 
@@ -257,11 +268,11 @@ def trial(weak: str, seed: int, overrides: Sequence[str], name: str = "weak expe
     return easy["whole"], hard["step_accuracy"]
 
 
-def choose(weak: str, seeds: Sequence[int]) -> tuple[bool, Sequence[str]]:
+def choose(models: Path, seeds: Sequence[int]) -> tuple[bool, Sequence[str]]:
     """Whether a budget does what is asked of it, and the budget; else the one nearest to half of the hard steps."""
     nearest, best = 2.0, BUDGETS[0]
     for budget in BUDGETS:
-        pairs = [trial(weak, seed, budget) for seed in seeds]
+        pairs = [trial(str(prepared(models, seed)), seed, budget) for seed in seeds]
         easy, hard = (sum(side) / len(side) for side in zip(*pairs, strict=True))
         if easy >= EASY_AT_LEAST and HARD_WITHIN[0] <= hard <= HARD_WITHIN[1]:
             return True, budget
@@ -275,7 +286,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, seeds in (("choose", [1000, 1001]), ("study", [0, 1, 2, 3, 4])):
         command = commands.add_parser(name)
-        command.add_argument("--weak", required=True, help="folder that ensemw2s.world.lengthen wrote")
+        command.add_argument("--models", type=Path, required=True, help="folder of the prepared models, one a seed")
         command.add_argument("--seeds", type=int, nargs="+", default=seeds)
         if name == "choose":
             command.add_argument("--keep", type=Path, required=True, help="file for the budget that was chosen")
@@ -285,11 +296,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "choose":
-        found, budget = choose(options.weak, options.seeds)
+        found, budget = choose(options.models, options.seeds)
         options.keep.write_text(" ".join(budget) + "\n")
         raise SystemExit(0 if found else 3)
     if options.command == "study":
-        study(options.weak, options.seeds, options.set)
+        study(options.models, options.seeds, options.set)
         return
     sys.path.insert(0, str(HERE))
     from long_tables import render

@@ -7,8 +7,10 @@ table whose columns are systems (by family, by size) counts as covered by one of
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
+import operator
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -240,30 +242,30 @@ def test_long_answers_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """One expert, and three averaged, on chains of up to eighty steps; the model that reads them is made first."""
     import torch
 
-    from ensemw2s.world import lengthen
-
     monkeypatch.setenv("ENSEMW2S_CACHE", str(tmp_path / "store"))
     torch.set_num_threads(1)
     script = module("long_answers")
     kept = json.loads(script.RESULTS.read_text())
-    weak = str(tmp_path / "long")
-    monkeypatch.setattr(sys, "argv", ["lengthen", "w2s-weak", "--out", weak])
-    lengthen.main()
+    weak = script.prepared(tmp_path / "models", 0)
     monkeypatch.setattr(script, "SYSTEMS", {name: script.SYSTEMS[name] for name in ("weak expert", "uniform ensemble")})
-    found, told = script.measured(weak, 0, kept["settings"][len(script.SETTINGS) :]), kept["seeds"]["0"]
-    pairs = [
-        (found["systems"][system][side], told["systems"][system][side])
-        for system in script.SYSTEMS
-        for side in ("easy", "hard")
-    ]
-    asked, always = (run["consulting"]["uniform ensemble"] for run in (found, told))
-    pairs += [(asked[threshold]["hard"], always[threshold]["hard"]) for threshold in ("0.9", "0.99")]
-    for here, there in pairs:
-        for what in ("whole", "step_accuracy", "completion", "coherence"):
-            # Forty to sixty long answers: one of them is two points.
-            assert here[what] == pytest.approx(there[what], abs=0.08), what
+    found = script.measured(str(weak), 0, kept["settings"][len(script.SETTINGS) :])
+    # On another kind of processor the model comes out with other weights, as far away as that of another seed.
+    same = file_sha256(weak / "model.safetensors") == kept["seeds"]["0"]["model"]
+    seeds = [kept["seeds"]["0"]] if same else list(kept["seeds"].values())
+
+    def stands(*path: str, margin: float = 0.08) -> None:
+        """Forty to sixty long answers: one of them is two points."""
+        here, *there = (functools.reduce(operator.getitem, path, run) for run in (found, *seeds))
+        assert min(there) - margin <= here <= max(there) + margin, (path, here, there)
+
+    for measure in ("whole", "step_accuracy", "completion", "coherence"):
+        for system in script.SYSTEMS:
+            for side in ("easy", "hard"):
+                stands("systems", system, side, measure)
+        for threshold in ("0.9", "0.99"):
+            stands("consulting", "uniform ensemble", threshold, "hard", measure)
     for threshold in ("0.9", "0.99"):
-        assert asked[threshold]["saved"] == pytest.approx(always[threshold]["saved"], abs=0.03)
+        stands("consulting", "uniform ensemble", threshold, "saved", margin=0.03)
 
 
 @pytest.mark.exhaustive

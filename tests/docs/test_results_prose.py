@@ -30,7 +30,7 @@ SETTINGS = {
     "Four models and families that no choice had seen": "6.4",  # the goal
     "Right or wrong": "50 0.001",
     "Another pair of models": "2.0 0.89",
-    "Long answers": "2.7 30 80 70 37 40 87 13.8 67 0.12",  # bounds and trials of the budget; ln(10^6 - 1)
+    "Long answers": "95 0.9 4.0 3 30 80 70 97 63 49 66 67 0.12",  # bounds and trials of the budget
     "Combination rules at equal experts": "95 3.11.7 2.13.0 5.23.0 6.2 6",
     "The paper's claims beside ours": "95",
     "Real questions": "0.26 1.25 3.3 95",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from ensemw2s.world.family import EXTRA_FAMILIES, Family, Operands
@@ -117,6 +118,16 @@ def fault(question: Question, before: str | None, step: str) -> Fault | None:
     return None if found[5] == found[2] and (value + number) % 10 == int(found[6]) else "sum"
 
 
+def _asked(wording: str) -> Callable[[Operands], str]:
+    """A question after its list; ``{0}`` is the start, ``{1}`` the first person."""
+    return lambda x: f"{items_text(x)} {wording.format(x[1], RING[x[0]])}"
+
+
+def _stated(wording: str) -> Callable[[Operands], str]:
+    """A list, and what comes of it."""
+    return lambda x: f"{_asked(wording)(x)} {_answer(x)}"
+
+
 EXTRA_FAMILIES.register("chain")(
     Family(
         name="chain",
@@ -125,8 +136,12 @@ EXTRA_FAMILIES.register("chain")(
         draw=_draw,
         question=lambda x: f"{items_text(x)} Start with {RING[x[0]]}, {x[1]}.",
         answer=_answer,
-        statements=(lambda x: f"From {x[1]}, {items_text(x)} That makes {_answer(x)}",),
-        asked=(lambda x: f"{items_text(x)} What comes from {x[1]}?",),
+        statements=tuple(
+            map(_stated, ("From {0}, {1} first. That makes", "{1} begins, with {0}:", "{1} gets {0}. Then"))
+        ),
+        asked=tuple(
+            map(_asked, ("What comes of {0}, {1} first?", "Go round from {1}: {0}.", "If {1} has {0}, what then?"))
+        ),
         errors="look random",
     )
 )

@@ -106,24 +106,33 @@ def test_no_answer_has_no_steps() -> None:
 
 def parsed(text: str) -> tuple[int, ...]:
     """Operands of a chain's document, from its text alone."""
-    found = re.findall(r"(\w+) (\d)[,.]", text.split(" That makes")[0])
-    items = [(name, int(number)) for name, number in found if name in RING]  # "From 7," is none
-    start = re.search(r"From (\d)|comes from (\d)", text)
+    items, _, rest = text.partition(". ")
+    found = [(name, int(number)) for name, number in re.findall(r"(\w+) (\d)", items)]
+    start = re.search(r"\d", rest)
     assert start
-    return (RING.index(items[0][0]), int(start[1] or start[2]), *(number for _, number in items))
+    return (RING.index(found[0][0]), int(start[0]), *(number for _, number in found))
 
 
 def test_no_test_instance_in_the_text_of_lengthening() -> None:
     generator = random.Random(4)
+    wordings = set()
     for steps in (3, 24) * 60:
         before, after = lengthen.chain_document(generator, steps)
+        wordings.add(re.sub("|".join((r"\d", *RING)), "", before.partition(". ")[2]))
         operands = parsed(before)
         assert after == f" {CHAIN.answer(operands)}"
         assert bucket_of(instance_key(CHAIN, operands)) == "text"
+    assert len(wordings) == 6, "as many ways of saying it"
     before, after = lengthen.list_document(generator, 3)
-    assert before == f"{after[1:]} The list:"
+    assert before == f"{after[1:]} From {after.split()[0]}:"
     planted = draw_instance(CHAIN, 3, "test", generator)
     assert bucket_of(instance_key(CHAIN, parsed(CHAIN.statements[0](planted)))) == "test", "the parser sees a leak"
+
+
+def test_sums_of_lengthening_are_those_of_a_step() -> None:
+    generator = random.Random(4)
+    documents = {lengthen.sum_document(generator, 24) for _ in range(2000)}
+    assert documents == {(f"{a}+{b}=", str((a + b) % 10)) for a in range(10) for b in range(10)}
 
 
 def test_the_wordings_of_lengthening_are_not_the_task_s() -> None:
@@ -133,7 +142,7 @@ def test_the_wordings_of_lengthening_are_not_the_task_s() -> None:
 
 
 def test_batches_learn_answers_only_and_grow() -> None:
-    recipe = lengthen.Lengthening(list_tokens=3000, chain_tokens=20_000, batch_tokens=256)
+    recipe = lengthen.Lengthening(part_tokens=3000, chain_tokens=20_000, batch_tokens=256)
     tokenizer = load_tokenizer("w2s-weak")
     widths, last = [], -1.0
     for done, inputs, labels in lengthen.batches(recipe, tokenizer):
@@ -150,7 +159,7 @@ def test_batches_learn_answers_only_and_grow() -> None:
 
 
 def test_a_lengthened_model_is_an_ordinary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["lengthen", "w2s-weak", "--out", str(tmp_path), "--list-tokens", "900", "--chain-tokens", "900"]
+    words = ["lengthen", "w2s-weak", "--out", str(tmp_path), "--part-tokens", "900", "--chain-tokens", "900"]
     monkeypatch.setattr("sys.argv", words)
     lengthen.main()
     model, tokenizer = load_model(tmp_path), load_tokenizer(tmp_path)
