@@ -14,8 +14,9 @@ if [ ! -f "$stamp" ]; then
         echo "error: cannot make a virtual environment: install your system's python3-venv package" >&2
         exit 2
     }
-    # torch first and by its exact version, so that nothing else pulls in another build.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch &&
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$1" || exit 1
+    # torch first and by its exact version, so that nothing else pulls in another build. Not compiled: of some 27,000
+    # modules few are imported, and Python compiles those as it reads them.
+    install=".venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt"
+    $install torch && $install -e "$1" || exit 1
     touch "$stamp"
 fi

@@ -122,9 +122,7 @@ def test_questions_that_do_not_fit_are_counted(home: Path) -> None:
 
 def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
     (home / "many.jsonl").write_text(
-        "".join(
-            json.dumps({"question": f"What is {n} {n + 1} 3 put from small to large?"}) + "\n" for n in range(12000)
-        )
+        "".join(json.dumps({"question": f"What is {n} {n + 1} 3 put from small to large?"}) + "\n" for n in range(5000))
     )
     words = ["label", "--ensemble", "ens", "--in", "many.jsonl", "--out", "many/", "--min-confidence", "0.01"]
     child = subprocess.Popen([*COMMAND, *words], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -135,7 +133,7 @@ def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
     assert child.returncode == 128 + signal.SIGINT
     assert "To go on from there:\n  ensemw2s label --ensemble ens --in many.jsonl --out many/" in error
     done = here(*words, cwd=home)
-    assert " of 12000 questions in many/ (" in done.stdout
+    assert " of 5000 questions in many/ (" in done.stdout
     assert "of them found finished" in done.stdout
 
 

@@ -188,7 +188,7 @@ def test_a_stage_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
 
 def test_a_study_over_workers_is_the_same_study(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text("base: tiny\nset: {systems: [weak, ensemble]}\ngrid: {rule: [mean, vote], seed: [0, 1]}\n")
+    path.write_text("base: tiny\nset: {systems: [weak, ensemble]}\ngrid: {rule: [mean, vote]}\n")
     summaries = []
     for workers in (1, 2):
         out = tmp_path / f"out{workers}"

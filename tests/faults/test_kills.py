@@ -14,7 +14,7 @@ def faults(rounds: Any) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 8))])
 def test_killed_at_seeded_moments(rounds: Any, seed: int) -> None:
     rng = random.Random(seed)
     # By operation: the same moment on every machine, however quick it is.
