@@ -155,9 +155,12 @@ CONSULTING = ("uniform ensemble", "AdaBoost by token")
 
 def prepared(models: Path, seed: int) -> Path:
     """The folder of the seed's weak model, which is prepared first where it is not there."""
-    folder = models / str(seed)
-    if not (folder / "recipe.json").is_file():  # the last file that is written
-        lengthen.prepare("w2s-weak", folder, lengthen.Lengthening(seed=seed))
+    folder, recipe = models / str(seed), lengthen.Lengthening(seed=seed)
+    told = folder / "recipe.json"  # the last file that is written
+    if not told.is_file():
+        lengthen.prepare("w2s-weak", folder, recipe)
+    if json.loads(told.read_text())["recipe"] != dataclasses.asdict(recipe):
+        raise SystemExit(f"{folder} was prepared by another recipe: move it away first")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
@@ -70,3 +71,17 @@ def test_the_stored_results_give_every_table_and_the_figure(study: ModuleType, t
         assert len({line.count("|") for line in lines}) == 1
     tables.draw(results, tmp_path / "figure.svg")
     assert (tmp_path / "figure.svg").read_text().count("</svg>") == 1
+
+
+def test_a_model_of_another_recipe_is_refused(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = functools.partial(study.lengthen.Lengthening, part_tokens=900, chain_tokens=900)
+    monkeypatch.setattr(study.lengthen, "Lengthening", small)
+    made = study.prepared(tmp_path, 3)
+    before = (made / "model.safetensors").stat().st_mtime_ns
+    assert study.prepared(tmp_path, 3) == made
+    assert (made / "model.safetensors").stat().st_mtime_ns == before, "prepared once"
+    monkeypatch.undo()
+    with pytest.raises(SystemExit, match="3 was prepared by another recipe"):
+        study.prepared(tmp_path, 3)
