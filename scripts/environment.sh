@@ -14,9 +14,10 @@ if [ ! -f "$stamp" ]; then
         echo "error: cannot make a virtual environment: install your system's python3-venv package" >&2
         exit 2
     }
-    # torch first and by its exact version, so that nothing else pulls in another build. Not compiled: of some 27,000
-    # modules few are imported, and Python compiles those as it reads them.
+    # torch first and by its exact version, so that nothing else pulls in another build.
     install=".venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt"
     $install torch && $install -e "$1" || exit 1
+    # Compiled here, on all cores, where pip takes one. A package may hold files that are not Python of this version.
+    .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
     touch "$stamp"
 fi
