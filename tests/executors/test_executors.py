@@ -186,6 +186,7 @@ def test_a_stage_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     execute(few, tmp_path / "out", store=tmp_path / "store")  # the next try is not held up by what they left
 
 
+@pytest.mark.exhaustive
 def test_a_study_over_workers_is_the_same_study(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text("base: tiny\nset: {systems: [weak, ensemble]}\ngrid: {rule: [mean, vote]}\n")

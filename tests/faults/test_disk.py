@@ -142,6 +142,7 @@ def test_a_disk_that_is_really_full(rounds: Any, tmp_path: Path, size: str) -> N
     assert "the disk is full" in refused(on_a_small_disk(rounds, tmp_path, size))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_disk_that_is_really_read_only(rounds: Any, tmp_path: Path) -> None:
     said = on_a_small_disk(rounds, tmp_path, "100m", 'mount -o remount,ro "$1"')

@@ -13,14 +13,25 @@ def faults(rounds: Any) -> dict[str, list[str]]:
     return {name: found for name, found in rounds.tally.faults().items() if found}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 8))])
-def test_killed_at_seeded_moments(rounds: Any, seed: int) -> None:
+def killed_at_moments_of(seed: int, rounds: Any) -> None:
     rng = random.Random(seed)
     # By operation: the same moment on every machine, however quick it is.
     moments = [Moment(Moment.draw(rng).kind, rng.random(), True) for _ in range(2 + seed % 2)]
     rounds.round(moments, seed)
     assert faults(rounds) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_seeded_moments(rounds: Any, seed: int) -> None:
+    killed_at_moments_of(seed, rounds)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_killed_at_further_moments(rounds: Any, seed: int) -> None:
+    killed_at_moments_of(seed, rounds)
 
 
 @pytest.mark.slow

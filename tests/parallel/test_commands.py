@@ -142,7 +142,13 @@ def test_accelerate_starts_it_and_a_sharded_student_is_an_ordinary_folder(tmp_pa
     assert losses(tmp_path / "store1")[0] == pytest.approx(losses(tmp_path / "store2")[0], abs=1e-4)
 
 
-@pytest.mark.parametrize(("fault", "told"), [("raises", "the third step is bad"), ("killed", "another process")])
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        pytest.param("raises", "the third step is bad", marks=pytest.mark.exhaustive),
+        ("killed", "another process"),
+    ],
+)
 def test_one_that_fails_ends_all_with_one_line(tmp_path: Path, train_file: Path, fault: str, told: str) -> None:
     done = torchrun(
         str(HERE / "failing_worker.py"), "student", "--strong", "w2s-weak", "--train", str(train_file),

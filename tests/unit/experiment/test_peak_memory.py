@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from ensemw2s.experiment.run import peak_memory_mb
 
@@ -23,6 +24,7 @@ def test_the_peak_covers_what_was_given_back() -> None:
     assert peak_memory_mb() >= max(600, before)
 
 
+@pytest.mark.exhaustive
 def test_the_peak_of_the_process_that_started_us_is_not_ours() -> None:
     alone = child()
     block = np.ones(1_500_000_000, dtype=np.uint8)  # far above anything an import takes
