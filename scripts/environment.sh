@@ -17,7 +17,8 @@ if [ ! -f "$stamp" ]; then
     # torch first and by its exact version, so that nothing else pulls in another build.
     install=".venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt"
     $install torch && $install -e "$1" || exit 1
-    # Compiled here, on all cores, where pip takes one. A package may hold files that are not Python of this version.
+    # Compiled here, on all cores, where pip takes one; not left to the first import, as where PYTHONDONTWRITEBYTECODE
+    # is set every process would compile anew. A package may hold files that are not Python of this version.
     .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
     touch "$stamp"
 fi
