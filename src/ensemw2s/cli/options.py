@@ -33,6 +33,13 @@ MaxLength = Annotated[int | None, typer.Option(help="Longest prompt plus answer 
 TooLong = Annotated[str | None, typer.Option(help="cut (from the left) or drop rows over the length limit.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the rows.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+Robustness = Annotated[
+    float | None,
+    typer.Option(
+        help="For labels that are partly wrong, in [0, 1]: the higher, the less a label counts that the model finds "
+        "unlikely. 0 (default) is the log loss."
+    ),
+]
 TrainBatch = Annotated[int | None, typer.Option("--train-batch-size", help="Rows an optimiser step.")]
 Tuning = Annotated[str, typer.Option(help="full or lora.")]
 LoraRank = Annotated[int, typer.Option(min=1, help="Rank of a LoRA adapter.")]
@@ -82,11 +89,13 @@ def task_format(base: TaskFormat | None = None, **given: Any) -> TaskFormat | No
     return dataclasses.replace(base or TaskFormat(), **named)
 
 
-def training(epochs: float | None, learning_rate: float | None, batch_size: int | None) -> TrainSettings:
+def training(
+    epochs: float | None, learning_rate: float | None, batch_size: int | None, robustness: float | None = None
+) -> TrainSettings:
     """Training settings with the options that were given."""
     from ensemw2s.training.settings import TrainSettings
 
-    named = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    named = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "robustness": robustness}
     return TrainSettings(**{name: value for name, value in named.items() if value is not None})  # type: ignore[arg-type]
 
 

@@ -31,6 +31,7 @@ def student(
     epochs: o.Epochs = None,
     learning_rate: o.LearningRate = None,
     train_batch_size: o.TrainBatch = None,
+    robustness: o.Robustness = None,
     template: o.Template = None,
     show_choices: o.ShowChoices = None,
     normalisation: o.Normalisation = None,
@@ -56,7 +57,7 @@ def student(
     )  # fmt: skip
     machine, training = (
         o.machine(device, dtype, trust_remote_code=trust_remote_code),
-        o.training(epochs, learning_rate, train_batch_size),
+        o.training(epochs, learning_rate, train_batch_size, robustness),
     )
     if dry_run:
         from ensemw2s.experiment.plan import plan_training

@@ -23,12 +23,12 @@ from ensemw2s.methods.boosted import check_form, usual_rule, usual_shrinkage
 from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.systems import SYSTEMS
 from ensemw2s.models.adapters import LoraSettings
-from ensemw2s.training.losses import LossSettings
+from ensemw2s.training.losses import LossSettings, check_robustness
 from ensemw2s.training.settings import TrainSettings
 
 #: Settings that came after the first runs were stored; see ``Config.to_dict``.
 LATER = ("noise", "models.more_weak", "models.order", "data.ood_families", "student_rows", "split.respect_groups",
-         "weak_search")  # fmt: skip
+         "weak_search", "expert.robustness", "student.robustness")  # fmt: skip
 DEFAULT_SYSTEMS = ("weak", "ensemble", "uniform", "student", "student_from_weak", "strong_on_easy", "ceiling")
 
 
@@ -212,6 +212,7 @@ class Config:
                 "loss.name 'additive' is what boost.form=additive trains experts on, added to a fixed sum; a student "
                 "answers alone: use cross_entropy or another loss"
             )
+        check_robustness(self.student.robustness, self.loss.name)
         self._check_task()
         if any(epochs <= 0 for epochs in self.weak_epochs):
             raise ConfigError(f"weak_epochs must all be above 0, got {list(self.weak_epochs)}")

@@ -46,12 +46,15 @@ def training_identity(settings: TrainSettings) -> dict[str, Any]:
 
     ``gradient_checkpointing`` computes the same numbers twice, bit for bit, and is left out. ``micro_batch_size``
     decides in which order gradients are summed, so it is in, as what it comes to: the batch or more is the same as
-    none.
+    none. ``robustness`` came later and is left out at 0, as what was trained before it had a name.
     """
     micro = settings.micro_batch_size
     whole = micro is None or micro >= settings.batch_size
     same = dataclasses.replace(settings, gradient_checkpointing=False, micro_batch_size=None if whole else micro)
-    return plain(same)
+    found: dict[str, Any] = plain(same)
+    if not found["robustness"]:
+        del found["robustness"]
+    return found
 
 
 def rows_fingerprint(rows: Sequence[Row], *, answers: bool) -> str:

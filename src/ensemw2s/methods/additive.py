@@ -6,10 +6,16 @@ Forward stagewise additive modelling, the scheme that AdaBoost and SAMME are cas
 (Friedman, Hastie & Tibshirani 2000, Annals of Statistics 28(2); Zhu et al. 2009), here with the log loss that language
 models are trained on, shrinkage ν (Friedman 2001, Annals of Statistics 29(5)) and every expert started from the
 pretrained weak model. Not in the EnsemW2S paper.
+
+Where labels are wrong, what is left to explain is the wrong labels. With ``training.robustness`` = q above 0 the added
+experts minimise Σ (1 - p(label)^q) / q of the sum (generalised cross-entropy, Zhang & Sabuncu 2018), which gives up on
+labels that the sum finds unlikely. The first expert keeps the log loss: the others need its doubts to tell which
+labels those are (docs/adr/0017).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -47,7 +53,7 @@ def boost_additive(
         bench: does the work.
         rows: labelled.
         settings: rounds, shrinkage and top_k.
-        training: every expert's budget.
+        training: every expert's budget; its ``robustness`` is that of the added ones, the first has none.
         seed: run seed.
         turns: pretrained weak models that experts start from, over and over. The first counts most: its expert has
             alpha 1, and the others learn what it leaves.
@@ -65,8 +71,9 @@ def boost_additive(
     tables, records, weights = [], [], [uniform_weights(len(samples))]
     soft: SoftTargets | None = None
     for number in range(1, settings.rounds + 1):
+        budget = training if soft else dataclasses.replace(training, robustness=0.0)
         expert = bench.fine_tune(
-            "weak", rows, training, seed=derive_seed(seed, "expert", number), soft=soft,
+            "weak", rows, budget, seed=derive_seed(seed, "expert", number), soft=soft,
             loss=loss if soft else None, base=base_of(number, turns),
         )  # fmt: skip
         experts.append(expert)
@@ -74,7 +81,7 @@ def boost_additive(
         records.append(_record(number, weights[-1], tables[-1].wrong, _alphas(settings, number)[-1]))
         members = summed(experts, _alphas(settings, number))
         soft = bench.soft_labels(members, rows, top_k, student="weak", with_labels=True)
-        weights.append(left_to_explain(soft, tables[-1].label))
+        weights.append(left_to_explain(soft, tables[-1].label, training.robustness))
     return Boosted(
         members=members,
         rounds=tuple(records),
@@ -92,17 +99,18 @@ def summed(experts: Sequence[Expert], alphas: Sequence[float]) -> Members:
     return Members(tuple(experts), tuple(alphas), "additive", {"alphas": list(alphas)})
 
 
-def left_to_explain(soft: SoftTargets, label: Tensor) -> Tensor:
-    """1 - p(label) of every token, scaled to sum to one: float64 ``[token]``.
+def left_to_explain(soft: SoftTargets, label: Tensor, robustness: float = 0.0) -> Tensor:
+    """1 - p(label) of every token, times p^q with q = ``robustness``, scaled to sum to one: float64 ``[token]``.
 
-    The size of the log loss's gradient at the label's own logit. Uniform where nothing is left.
+    The size of the loss's gradient at the label's own logit. Uniform where nothing is left.
 
     Args:
         soft: of the sum so far, the label among the named tokens.
         label: int64 ``[token]``.
+        robustness: of the added experts.
     """
-    likely = (soft.probs.double() * (soft.ids == label[:, None])).sum(dim=1)
-    rest = (1 - likely).clamp(min=0)
+    likely = (soft.probs.double() * (soft.ids == label[:, None])).sum(dim=1).clamp(min=0)
+    rest = (1 - likely).clamp(min=0) * likely**robustness
     return rest / rest.sum() if float(rest.sum()) > 0 else uniform_weights(len(rest))
 
 

@@ -16,7 +16,7 @@ from ensemw2s.errors import CacheError, ConfigError, ModelError
 from ensemw2s.seeds import derive_seed
 from ensemw2s.training.batches import flatten_rows, plan_epoch
 from ensemw2s.training.checkpoint import Checkpoints, Progressed
-from ensemw2s.training.losses import LossSettings
+from ensemw2s.training.losses import LossSettings, check_robustness
 from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate_factor
 from ensemw2s.training.step import Autocast, Stepper, cuda
 
@@ -96,8 +96,8 @@ def fine_tune(
 
     Raises:
         DataError: rows, weights or soft labels that cannot be trained on.
-        ConfigError: unknown loss, one that wants soft labels without any, or soft labels of more tokens than the
-            model has.
+        ConfigError: unknown loss, one that wants soft labels without any or has no robust form where one is asked
+            for, or soft labels of more tokens than the model has.
         ModelError: nothing is trainable, or float16 weights.
         TrainingDiverged: a loss, gradient or weight is not finite.
     """
@@ -109,6 +109,7 @@ def fine_tune(
             "probabilities, and there are none: train from an ensemble's labels, or use loss.name=cross_entropy, "
             "loss.targets=hard"
         )
+    check_robustness(settings.robustness, loss_settings.name)
     rows = flatten_rows(encoded, token_weights, pad_token_id, soft if loss_settings.needs_soft else None)
     if device is not None and not parallel.sharded():
         model.to(device)

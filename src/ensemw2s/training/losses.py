@@ -4,8 +4,8 @@ Dividing inside would give the mean of micro-batch means, which weighs tokens by
 
 A loss is ``fn(batch: LossBatch, settings: LossSettings) -> (summed loss [], total weight [])``, registered by
 ``@LOSSES.register("name")`` or under the entry-point group ``ensemw2s.losses``. One that only makes sense with a
-teacher's probabilities is decorated with ``@wants_soft`` too, and one that compares the tokens of a whole optimiser
-step with ``@over_step(...)``.
+teacher's probabilities is decorated with ``@wants_soft`` too, one that compares the tokens of a whole optimiser
+step with ``@over_step(...)``, and one that looks at ``LossBatch.robustness`` with ``@has_robust_form``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class LossBatch(NamedTuple):
         progress: share of the optimiser steps done, in [0, 1).
         step: float ``[tokens of the step, c]``, what the loss noted of all micro-batches of the optimiser step (see
             ``over_step``); None where this batch is the whole step, or the loss notes nothing.
+        robustness: q of the generalised cross-entropy, see ``TrainSettings``; above 0 only where the loss
+            ``@has_robust_form``.
     """
 
     logits: Tensor
@@ -46,6 +48,7 @@ class LossBatch(NamedTuple):
     soft_probs: Tensor | None = None
     progress: float = 0.0
     step: Tensor | None = None
+    robustness: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,34 @@ def wants_soft(loss: Loss) -> Loss:
     return loss
 
 
+def has_robust_form(loss: Loss) -> Loss:
+    """Mark a loss that puts ``robust_cost`` in the place of -log p."""
+    loss.has_robust_form = True  # type: ignore[attr-defined]
+    return loss
+
+
+def check_robustness(robustness: float, loss: str) -> None:
+    """Refuse ``robustness`` above 0 with a loss that has no robust form.
+
+    Raises:
+        ConfigError: it has none, or there is no such loss.
+    """
+    if robustness and not getattr(LOSSES.get(loss), "has_robust_form", False):
+        able = " or ".join(name for name in LOSSES if getattr(LOSSES.get(name), "has_robust_form", False))
+        raise ConfigError(
+            f"train.robustness is {robustness} and loss '{loss}' has no robust form: use loss {able}, or robustness 0"
+        )
+
+
+def robust_cost(log_p: Tensor, robustness: float) -> Tensor:
+    """(1 - p^q) / q of log p, elementwise, and at q = ``robustness`` = 0 its limit -log p.
+
+    The generalised cross-entropy of Zhang & Sabuncu 2018 (arXiv 1805.07836, equation 6). Its slope is that of -log p
+    times p^q: what the model finds unlikely, a wrong label perhaps, pulls less.
+    """
+    return -torch.expm1(robustness * log_p) / robustness if robustness else -log_p
+
+
 def over_step(overview: Overview) -> Callable[[Loss], Loss]:
     """Mark a loss that compares the tokens of one optimiser step with each other.
 
@@ -157,9 +188,20 @@ def _total(loss: Tensor, batch: LossBatch) -> tuple[Tensor, Tensor]:
 
 
 @LOSSES.register("cross_entropy")
+@has_robust_form
 def cross_entropy(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    """Hard: -log p(label). Soft: -Σ_v q(v) log p(v) over the teacher's k tokens, - q(tail) log p(tail)."""
-    return _total(_teacher_term(batch, settings), batch)
+    """Hard: -log p(label). Soft: -Σ_v q(v) log p(v) over the teacher's k tokens, - q(tail) log p(tail).
+
+    With ``robustness`` the generalised cross-entropy stands in the place of -log p.
+    """
+    if not batch.robustness:
+        return _total(_teacher_term(batch, settings), batch)
+    if settings.targets == "soft":
+        log_p, q = events(batch.logits, *_soft(batch))
+        cost = robust_cost(torch.where(q > 0, log_p, 0.0), batch.robustness)
+        return _total((q * cost).sum(dim=1), batch)
+    label = log_probs(batch.logits).gather(1, batch.labels[:, None])[:, 0]
+    return _total(robust_cost(label, batch.robustness), batch)
 
 
 def _balance(batch: LossBatch, settings: LossSettings) -> Tensor | None:
@@ -261,13 +303,15 @@ def uncertainty_smoothing(batch: LossBatch, settings: LossSettings) -> tuple[Ten
 
 @LOSSES.register("additive")
 @wants_soft
+@has_robust_form
 def additive(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
     """What boosting of the form "additive" trains its experts on: -log p(label), p ∝ teacher^alpha · f^beta.
 
     The teacher is the ensemble so far, held fixed; f is the new expert and beta the shrinkage. Over the teacher's k
     tokens, the label among them, and the tail as one event: exact where k is the whole vocabulary. Forward stagewise
     additive modelling of the log loss (Friedman, Hastie & Tibshirani 2000, Annals of Statistics 28(2)): the gradient
-    with respect to f's logits is beta times what the sum so far has left to explain.
+    with respect to f's logits is beta times what the sum so far has left to explain. With ``robustness`` the
+    generalised cross-entropy of p stands in the place of -log p.
 
     Raises:
         ConfigError: no probabilities, or a token whose label is not named.
@@ -281,4 +325,4 @@ def additive(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
         named = torch.cat([named, named.new_zeros(len(named), 1)], dim=1)
     fixed = settings.alpha * q.clamp(min=torch.finfo(q.dtype).tiny).log()
     joint = torch.log_softmax(fixed + settings.beta * log_p, dim=1)
-    return _total(-joint[named], batch)
+    return _total(robust_cost(joint[named], batch.robustness), batch)

@@ -30,6 +30,9 @@ class TrainSettings:
             padding; 1 keeps batches wholly random.
         shuffle: a new order every epoch; off keeps the order of the rows (and no buckets).
         gradient_checkpointing: compute activations twice and store fewer.
+        robustness: q in [0, 1] of the generalised cross-entropy (1 - p^q) / q (Zhang & Sabuncu 2018, arXiv
+            1805.07836), for labels that are partly wrong: a token that the model finds unlikely pulls by p^q times what
+            it does in the log loss. 0 is the log loss, 1 the mean absolute error.
     """
 
     epochs: float = 3.0
@@ -45,6 +48,7 @@ class TrainSettings:
     bucket_batches: int = 8
     shuffle: bool = True
     gradient_checkpointing: bool = False
+    robustness: float = 0.0
 
     def __post_init__(self) -> None:
         _positive("epochs", self.epochs)
@@ -65,6 +69,8 @@ class TrainSettings:
             raise ConfigError(f"train.weight_decay must be at least 0, got {self.weight_decay!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"train.betas must be two numbers in [0, 1), got {self.betas!r}")
+        if isinstance(self.robustness, bool) or not 0 <= self.robustness <= 1:
+            raise ConfigError(f"train.robustness must lie in [0, 1], got {self.robustness!r}; 0 is the log loss")
 
 
 def _positive(name: str, value: float) -> None:

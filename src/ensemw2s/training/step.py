@@ -162,7 +162,9 @@ class Stepper:
         micro = self.rows.micro_batch(part if len(part) else batch[:1]).to(self.device)
         weights = micro.weights if len(part) else torch.zeros_like(micro.weights)
         logits = self.logits(self.model, micro)
-        return LossBatch(logits, micro.labels, weights, micro.soft_ids, micro.soft_probs, progress, noted)
+        return LossBatch(
+            logits, micro.labels, weights, micro.soft_ids, micro.soft_probs, progress, noted, self.settings.robustness
+        )
 
     def _look_over(self, parts: list[np.ndarray], batch: np.ndarray, progress: float) -> Tensor | None:
         """What the loss notes of the whole step, ``[tokens of the step, c]``: one more pass, without gradient."""

@@ -166,6 +166,22 @@ def test_the_gradient_is_clipped_by_its_whole_norm(make_model: Model, make_rows:
     assert norms[2] == pytest.approx(norms[0])
 
 
+def test_robustness_is_what_is_minimised(make_model: Model, make_rows: Rows, nll: Any) -> None:
+    """The first loss is Σ w (1 - p^q) / q / Σ w of the untrained model, over micro-batches too."""
+    rows, settings = make_rows(5), TrainSettings(epochs=1, batch_size=5, micro_batch_size=2, robustness=0.4)
+    model = make_model()
+    log_p = -torch.cat([nll(model, row) for row in rows])
+    weights = torch.arange(len(log_p)) % 3 + 0.5
+    expected = ((1 - (0.4 * log_p).exp()) / 0.4 * weights).sum() / weights.sum()
+    found = fine_tune(model, rows, settings, seed=0, token_weights=weights, pad_token_id=0)
+    assert found.losses[0] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_robustness_is_refused_where_the_loss_has_none(make_model: Model, make_rows: Rows) -> None:
+    with pytest.raises(ConfigError, match="and loss 'confidence' has no robust form"):
+        fine_tune(make_model(), make_rows(2), TrainSettings(robustness=0.4), seed=0, pad_token_id=0, loss="confidence")
+
+
 def test_padding_and_its_token_change_nothing(make_model: Model, make_rows: Rows) -> None:
     rows = make_rows(20)
     zero, other = make_model(), make_model()

@@ -30,6 +30,9 @@ from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate
         ("weight_decay", -0.1, "at least 0, got -0.1"),
         ("betas", (0.9, 1.0), "train.betas"),
         ("betas", (0.9,), "two numbers"),
+        ("robustness", 1.5, "train.robustness must lie in [0, 1], got 1.5; 0 is the log loss"),
+        ("robustness", -0.1, "got -0.1"),
+        ("robustness", math.nan, "got nan"),
     ],
 )
 def test_refused(field: str, value: object, words: str) -> None:

@@ -96,7 +96,7 @@ LEAVES: dict[str, tuple[str, Any, frozenset[str]]] = {
         for name, value in {
             "epochs": 1.5, "learning_rate": 1e-5, "batch_size": 4, "micro_batch_size": 2, "schedule": "constant",
             "warmup_fraction": 0.5, "weight_decay": 0.1, "gradient_clip": None, "betas": [0.8, 0.9], "max_steps": 3,
-            "bucket_batches": 1, "shuffle": False,
+            "bucket_batches": 1, "shuffle": False, "robustness": 0.5,
         }.items()
     },
     "expert.gradient_checkpointing": ("plain", True, NOTHING),  # the same bits, see test_floats.py
@@ -177,6 +177,13 @@ def test_what_one_kind_of_training_alone_depends_on(tmp_path: Path) -> None:
     assert all(one["context"] == context and "context" not in other for one in softly for other in inputs[WEAK])
     assert {one["lora"]["peft"] for one in inputs[STRONG]} == {importlib.metadata.version("peft")}
     assert {one["lora"] for one in inputs[WEAK]} == {None}
+
+
+def test_without_robustness_training_is_what_it_was_before_there_was_any(tmp_path: Path) -> None:
+    """Experts that were trained before the setting existed are found again."""
+    trained = asked(build_config(BASES["plain"]), tmp_path).inputs[WEAK]
+    assert trained
+    assert all("robustness" not in one["training"] for one in trained)
 
 
 def test_what_added_experts_depend_on(tmp_path: Path) -> None:
