@@ -3,11 +3,13 @@
     python benchmarks/default_trials.py --seeds 1000 1001 1002
     python benchmarks/default_trials.py --only others --pool      # ideas that came to nothing
     python benchmarks/default_trials.py --only one-model          # from one pretrained model
+    python benchmarks/default_trials.py --only wrong-labels --pool --set noise.rate=0.25
 
 How many pretrained weak models, how many experts, epochs and ν: the share of 500 easy validation questions answered
 rightly, the same on the hardest labelled level (the nearest to hard questions that anybody has labels for), and nats an
 answer token. The best model on validation rows comes first, as in the default. With --pool also the share of the first
-1,000 pool questions answered rightly: told, not chosen by. No test row is looked at.
+1,000 pool questions answered rightly: told, not chosen by. No test row is looked at. Where the labels are partly wrong
+(``noise.rate``), models are put in order by the wrong labels, as in a run, and every line is judged by the right ones.
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ class Trial:
         self.splits: Splits = load_splits(self.config)
         store = Store(default_store(), numerics(torch.device("cpu"), config.dtype))
         self.bench = StoredBench(dataclasses.replace(BenchSettings.of(self.config), device="cpu"), store)
+        right = self.splits.right.get("validation", {})
+        self.judges = [row.with_answer(right.get(row.id, row.answer)) for row in self.splits.validation]
         self.turns, _ = best_first(
             self.bench,
             self.splits.weak_train,
@@ -68,8 +72,8 @@ class Trial:
             bases=count,
         )
 
-    def _training(self, epochs: float) -> TrainSettings:
-        return dataclasses.replace(self.config.expert, epochs=epochs)
+    def _training(self, epochs: float, robustness: float = 0.0) -> TrainSettings:
+        return dataclasses.replace(self.config.expert, epochs=epochs, robustness=robustness)
 
     def single(self) -> Members:
         """The single weak expert of the run, with epochs and model chosen on validation rows."""
@@ -84,19 +88,21 @@ class Trial:
             bases=range(len(self.turns)),
         )[0]
 
-    def uniform(self, experts: int, epochs: float, rows: Sequence[Row] = ()) -> Members:
+    def uniform(self, experts: int, epochs: float, rows: Sequence[Row] = (), robustness: float = 0.0) -> Members:
         """Uniform experts on the labelled rows, or on ``rows``."""
         return uniform_ensemble(
-            self.bench, rows or self.splits.weak_train, self._training(epochs), experts, seed=self.config.seed,
-            turns=self.turns,
+            self.bench, rows or self.splits.weak_train, self._training(epochs, robustness), experts,
+            seed=self.config.seed, turns=self.turns,
         )  # fmt: skip
 
-    def additive(self, experts: int, epochs: float, nu: float, rows: Sequence[Row] = ()) -> Members:
+    def additive(
+        self, experts: int, epochs: float, nu: float, rows: Sequence[Row] = (), robustness: float = 0.0
+    ) -> Members:
         """Additive boosting on the labelled rows, or on ``rows``."""
         settings = BoostSettings(form="additive", rounds=experts, shrinkage=nu)
         return boost_experts(
-            self.bench, rows or self.splits.weak_train, settings, self._training(epochs), seed=self.config.seed,
-            rule="additive", turns=self.turns,
+            self.bench, rows or self.splits.weak_train, settings, self._training(epochs, robustness),
+            seed=self.config.seed, rule="additive", turns=self.turns,
         ).members  # fmt: skip
 
     def self_trained(self, make: Callable[..., Members], share: float) -> Members:
@@ -185,6 +191,23 @@ def others(config: Config) -> Iterator[tuple[str, Trial, Members, Sequence[Row]]
         yield f"{name}, other half", trial, members, half
 
 
+def wrong_labels(config: Config) -> Iterator[tuple[str, Trial, Members, Sequence[Row]]]:
+    """Losses that do not insist on every label (``robustness`` q), for rivals alike; judged by the right answers."""
+    trial = Trial(config, 8)
+    for q in (0.0, 0.7, 1.0):
+        yield f"8 uniform{_robust(q)}", trial, trial.uniform(8, 5, robustness=q), trial.judges
+    for nu, q in ((0.5, 0.0), (0.5, 0.3), (0.5, 0.7), (0.5, 1.0), (1.0, 1.0)):
+        yield f"8 added, ν {nu:g}{_robust(q)}", trial, trial.additive(8, 5, nu, robustness=q), trial.judges
+    alone = Trial(config, 1)
+    for q in (0.0, 1.0):
+        yield f"1 model: 4 uniform{_robust(q)}", alone, alone.uniform(4, 10, robustness=q), alone.judges
+        yield f"1 model: 4 added, ν 0.1{_robust(q)}", alone, alone.additive(4, 10, 0.1, robustness=q), alone.judges
+
+
+def _robust(q: float) -> str:
+    return f", robustness {q:g}" if q else ""
+
+
 def judged(trial: Trial, members: Members, rows: Sequence[Row], pool: bool) -> tuple[float, ...]:
     """Share right, the same on the hardest labelled level, nats; with ``pool`` the share right there, else nan."""
     hardest = [row for row in rows if row.difficulty == max(trial.config.data.easy_levels)]
@@ -198,7 +221,7 @@ def judged(trial: Trial, members: Members, rows: Sequence[Row], pool: bool) -> t
     return right, score(trial.bench, members, hardest)[0], nats, hard
 
 
-TABLES = {"budgets": budgets, "one-model": one_model, "others": others}
+TABLES = {"budgets": budgets, "one-model": one_model, "others": others, "wrong-labels": wrong_labels}
 
 
 def main() -> None:

@@ -28,6 +28,11 @@ def noisy(label: str, system: str, form: str = "uniform") -> Who:
     return Who(label, "default-noise", system, form)
 
 
+def robust(label: str, system: str, form: str = "robust") -> Who:
+    """The same, experts trained with ``expert.robustness``."""
+    return noisy(label, system, form)
+
+
 def others(system: str) -> Who:
     """Of the study ``unseen-models``: the default from eight models that nothing had been looked at on."""
     return Who("", "unseen-models", system, "usual")
@@ -37,6 +42,8 @@ _SHORT = short("eight")
 _COUNTS = (1, 2, 4, 8, 16)
 _GROWING = (("uniform ensemble", "uniform"), ("boosted ensemble", "ensemble"))
 _UNDER_NOISE = ("weak", "uniform", "bagging", "ensemble", "student_from_weak", "student", "ceiling")
+_ROBUST = tuple(name for name in _UNDER_NOISE if name != "ceiling")
+BOOSTED = robust("boosted ensemble, robust", "ensemble")
 
 ENSEMBLE, STUDENT = default("boosted ensemble", "ensemble"), default("student", "student")
 OF_SINGLE = default("student of the single expert", "student_from_weak")
@@ -141,6 +148,37 @@ TABLES = {
             (noisy("student of boosted", "student"), noisy("ceiling", "ceiling")),
         ),
     ),
+    "default-noise-robust": Table(
+        "scores",
+        (
+            *(robust(f"{label}, robust", name) for name, label in _SHORT.items() if name in _ROBUST),
+            robust("uniform ensemble, robust by 0.7", "uniform", "robust-0.7"),
+            robust("AdaBoost, robust", "ensemble", "robust-adaboost"),
+        ),
+    ),
+    "default-noise-robust-differences": Table(
+        "differences",
+        (
+            *((BOOSTED, robust(f"{_SHORT[name]}, robust", name)) for name in ("weak", "uniform", "bagging")),
+            (BOOSTED, robust("uniform, robust by 0.7", "uniform", "robust-0.7")),
+            (BOOSTED, robust("AdaBoost, robust", "ensemble", "robust-adaboost")),
+            (BOOSTED, noisy("boosted ensemble", "ensemble")),
+            (BOOSTED, noisy("uniform ensemble", "uniform")),
+            (BOOSTED, noisy("AdaBoost", "ensemble", "adaboost")),
+            (robust("uniform, robust", "uniform"), noisy("uniform ensemble", "uniform")),
+            (robust("weak expert, robust", "weak"), noisy("weak expert", "weak")),
+            (robust("student of boosted, robust", "student"), robust("student of weak, robust", "student_from_weak")),
+            (robust("student of boosted, robust", "student"), noisy("student of boosted", "student")),
+            (robust("student of boosted, robust", "student"), noisy("ceiling", "ceiling")),
+        ),
+    ),
+    "default-robust-clean": Table(
+        "differences",
+        tuple(
+            (robust(f"{label}, robust", name, "robust-clean"), sizes(label, name, 8))
+            for label, name in reversed(_GROWING)
+        ),
+    ),
     "default-one-by-family": Table("family-gaps", ((ENSEMBLE, WEAK_OF_ONE),)),
     "default-single": Table(
         "differences",
@@ -192,6 +230,21 @@ VALUES = differences(
     "default-ceiling-over-weak-easy": (default("", "ceiling"), default("", "weak"), "test_id", 1),
     "noise-under-uniform-easy": (noisy("", "ensemble"), noisy("", "uniform"), "test_id", 1),
     "noise-under-uniform-hard": (noisy("", "ensemble"), noisy("", "uniform"), "test_ood", 1),
+    **differences(
+        "robust",
+        (
+            ("over-plain", BOOSTED, noisy("", "ensemble")),
+            ("over-uniform", BOOSTED, noisy("", "uniform")),
+            ("over-uniform-robust", BOOSTED, robust("", "uniform")),
+            ("over-uniform-milder", BOOSTED, robust("", "uniform", "robust-0.7")),
+            ("over-weak-robust", BOOSTED, robust("", "weak")),
+            ("uniform-over-plain", robust("", "uniform"), noisy("", "uniform")),
+            ("student", robust("", "student"), robust("", "student_from_weak")),
+            ("student-over-plain", robust("", "student"), noisy("", "student")),
+            ("clean", robust("", "ensemble", "robust-clean"), sizes("", "ensemble", 8)),
+            ("clean-uniform", robust("", "uniform", "robust-clean"), sizes("", "uniform", 8)),
+        ),
+    ),
     "sizes-over-uniform-easy": (sizes("", "ensemble", 8), sizes("", "uniform", 8), "test_id", 1),
     "sizes-over-uniform-hard": (sizes("", "ensemble", 8), sizes("", "uniform", 8), "test_ood", 1),
 }

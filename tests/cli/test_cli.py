@@ -62,6 +62,20 @@ def test_boosting_is_additive_unless_adaboost_is_asked_for(made: Path) -> None:
     assert "--form=discrete" in refused(*words, "--out", "no", *two, "--form", "additive", "--level", "row", cwd=made)
 
 
+def test_robustness_is_for_losses_that_have_such_a_form(made: Path) -> None:
+    words = ("boost", "--train", "train.jsonl", "--weak", "w2s-weak", "--rounds", "2", "--epochs", "1", "--out")
+    message = refused(*words, "no", "--robustness", "2", cwd=made)
+    assert "--robustness must lie in [0, 1], got 2.0" in message
+    here(*words, "robust", "--robustness", "0.7", cwd=made, ENSEMW2S_CACHE=str(made / "store"))
+    told = json.loads((made / "robust" / "ensemble.json").read_text())
+    assert json.dumps(told).count('"expert.robustness": "0.7"') == 1
+    student = ("student", "--strong", "w2s-strong", "--train", "labels.jsonl", "--robustness", "0.7", "--out", "no")
+    assert "loss 'confidence' has no robust form" in refused(*student, "--loss", "confidence", cwd=made)
+    assert not (made / "no").exists()
+    message = refused("run", "tiny", "student.robustness=0.5", "loss.name=confidence", "--out", "no", cwd=made)
+    assert "student.robustness is 0.5 and loss 'confidence' has no robust form" in message
+
+
 def test_labels_keep_the_questions_columns(made: Path) -> None:
     (record,) = [json.loads(line) for line in (made / "labels.jsonl").read_text().splitlines()]
     assert (record["id"], record["note"]) == (7, {"mine": 1})

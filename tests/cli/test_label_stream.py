@@ -121,9 +121,8 @@ def test_questions_that_do_not_fit_are_counted(home: Path) -> None:
 
 
 def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
-    (home / "many.jsonl").write_text(
-        "".join(json.dumps({"question": f"What is {n} {n + 1} 3 put from small to large?"}) + "\n" for n in range(5000))
-    )
+    asked = [f"What is {n} {n + 1} 3 put from small to large?" for n in range(2100)]  # three parts
+    (home / "many.jsonl").write_text("".join(json.dumps({"question": one}) + "\n" for one in asked))
     words = ["label", "--ensemble", "ens", "--in", "many.jsonl", "--out", "many/", "--min-confidence", "0.01"]
     child = subprocess.Popen([*COMMAND, *words], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((home / "many").glob("_parts/*.json")) and child.poll() is None:
@@ -133,7 +132,7 @@ def test_interrupted_it_says_how_to_go_on_and_does(home: Path) -> None:
     assert child.returncode == 128 + signal.SIGINT
     assert "To go on from there:\n  ensemw2s label --ensemble ens --in many.jsonl --out many/" in error
     done = here(*words, cwd=home)
-    assert " of 5000 questions in many/ (" in done.stdout
+    assert " of 2100 questions in many/ (" in done.stdout
     assert "of them found finished" in done.stdout
 
 

@@ -212,7 +212,7 @@ class Config:
                 "loss.name 'additive' is what boost.form=additive trains experts on, added to a fixed sum; a student "
                 "answers alone: use cross_entropy or another loss"
             )
-        check_robustness(self.student.robustness, self.loss.name)
+        check_robustness(self.student.robustness, self.loss.name, "student.robustness")
         self._check_task()
         if any(epochs <= 0 for epochs in self.weak_epochs):
             raise ConfigError(f"weak_epochs must all be above 0, got {list(self.weak_epochs)}")

@@ -127,16 +127,16 @@ def has_robust_form(loss: Loss) -> Loss:
     return loss
 
 
-def check_robustness(robustness: float, loss: str) -> None:
+def check_robustness(robustness: float, loss: str, setting: str = "train.robustness") -> None:
     """Refuse ``robustness`` above 0 with a loss that has no robust form.
 
     Raises:
         ConfigError: it has none, or there is no such loss.
     """
     if robustness and not getattr(LOSSES.get(loss), "has_robust_form", False):
-        able = " or ".join(name for name in LOSSES if getattr(LOSSES.get(name), "has_robust_form", False))
         raise ConfigError(
-            f"train.robustness is {robustness} and loss '{loss}' has no robust form: use loss {able}, or robustness 0"
+            f"{setting} is {robustness} and loss '{loss}' has no robust form: use loss.name=cross_entropy, or "
+            f"{setting}=0"
         )
 
 

@@ -351,9 +351,7 @@ def test_only_what_has_a_robust_form_is_made_robust() -> None:
         if name in ("additive", "cross_entropy"):
             check_robustness(0.7, name)
         else:
-            with pytest.raises(
-                ConfigError, match=f"0.7 and loss '{name}' has no robust form: use loss additive or cro"
-            ):
+            with pytest.raises(ConfigError, match=f"0.7 and loss '{name}' has no robust form: use loss.name=cro"):
                 check_robustness(0.7, name)
 
 
