@@ -33,10 +33,12 @@ from ensemw2s.experiment.sources import Splits, hide_answers, load_splits
 from ensemw2s.experiment.store import Store, default_store
 from ensemw2s.methods.additive import summed
 from ensemw2s.methods.baselines import best_base_weak, best_first, uniform_ensemble
-from ensemw2s.methods.bench import Expert, Members
+from ensemw2s.methods.bench import Expert, Members, base_of
 from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.selection import SelectionSettings
 from ensemw2s.methods.students import take_labels
+from ensemw2s.seeds import derive_seed
+from ensemw2s.training.losses import LossSettings
 from ensemw2s.training.settings import TrainSettings
 
 #: in the order in which they were made; w2s-weak-2 for choices, the last three for the default
@@ -104,6 +106,22 @@ class Trial:
             self.bench, rows or self.splits.weak_train, settings, self._training(epochs, robustness),
             seed=self.config.seed, rule="additive", turns=self.turns,
         ).members  # fmt: skip
+
+    def plain_first(self, experts: int, epochs: float, nu: float, robustness: float) -> Members:
+        """Additive boosting whose first expert minimises the log loss, and the others the robust one."""
+        rows, made = self.splits.weak_train, list[Expert]()
+        loss = LossSettings(name="additive", top_k=BoostSettings.top_k, beta=nu)
+        soft = None
+        for number in range(1, experts + 1):
+            training = self._training(epochs, robustness if made else 0.0)
+            expert = self.bench.fine_tune(
+                "weak", rows, training, seed=derive_seed(self.config.seed, "expert", number), soft=soft,
+                loss=loss if soft else None, base=base_of(number, self.turns),
+            )  # fmt: skip
+            made.append(expert)
+            members = summed(made, (1.0, *(nu,) * (number - 1)))
+            soft = self.bench.soft_labels(members, rows, loss.top_k, student="weak", with_labels=True)
+        return members
 
     def self_trained(self, make: Callable[..., Members], share: float) -> Members:
         """Made again on the labelled rows and the surest ``share`` of its own labels of the pool (self-training)."""
@@ -198,10 +216,13 @@ def wrong_labels(config: Config) -> Iterator[tuple[str, Trial, Members, Sequence
         yield f"8 uniform{_robust(q)}", trial, trial.uniform(8, 5, robustness=q), trial.judges
     for nu, q in ((0.5, 0.0), (0.5, 0.3), (0.5, 0.7), (0.5, 1.0), (1.0, 1.0)):
         yield f"8 added, ν {nu:g}{_robust(q)}", trial, trial.additive(8, 5, nu, robustness=q), trial.judges
+    yield "8 added, robustness 1, not the first", trial, trial.plain_first(8, 5, 0.5, 1.0), trial.judges
     alone = Trial(config, 1)
     for q in (0.0, 1.0):
         yield f"1 model: 4 uniform{_robust(q)}", alone, alone.uniform(4, 10, robustness=q), alone.judges
         yield f"1 model: 4 added, ν 0.1{_robust(q)}", alone, alone.additive(4, 10, 0.1, robustness=q), alone.judges
+    name = "1 model: 4 added, robust, not the first"
+    yield name, alone, alone.plain_first(4, 10, 0.1, 1.0), alone.judges
 
 
 def _robust(q: float) -> str:

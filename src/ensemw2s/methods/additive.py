@@ -7,15 +7,13 @@ Forward stagewise additive modelling, the scheme that AdaBoost and SAMME are cas
 models are trained on, shrinkage ν (Friedman 2001, Annals of Statistics 29(5)) and every expert started from the
 pretrained weak model. Not in the EnsemW2S paper.
 
-Where labels are wrong, what is left to explain is the wrong labels. With ``training.robustness`` = q above 0 the added
-experts minimise Σ (1 - p(label)^q) / q of the sum (generalised cross-entropy, Zhang & Sabuncu 2018), which gives up on
-labels that the sum finds unlikely. The first expert keeps the log loss: the others need its doubts to tell which
-labels those are (docs/adr/0017).
+Where labels are wrong, what is left to explain is the wrong labels. With ``training.robustness`` = q above 0 experts
+minimise Σ (1 - p(label)^q) / q of the sum (generalised cross-entropy, Zhang & Sabuncu 2018), which gives up on labels
+that the sum finds unlikely.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -53,7 +51,7 @@ def boost_additive(
         bench: does the work.
         rows: labelled.
         settings: rounds, shrinkage and top_k.
-        training: every expert's budget; its ``robustness`` is that of the added ones, the first has none.
+        training: every expert's budget.
         seed: run seed.
         turns: pretrained weak models that experts start from, over and over. The first counts most: its expert has
             alpha 1, and the others learn what it leaves.
@@ -71,9 +69,8 @@ def boost_additive(
     tables, records, weights = [], [], [uniform_weights(len(samples))]
     soft: SoftTargets | None = None
     for number in range(1, settings.rounds + 1):
-        budget = training if soft else dataclasses.replace(training, robustness=0.0)
         expert = bench.fine_tune(
-            "weak", rows, budget, seed=derive_seed(seed, "expert", number), soft=soft,
+            "weak", rows, training, seed=derive_seed(seed, "expert", number), soft=soft,
             loss=loss if soft else None, base=base_of(number, turns),
         )  # fmt: skip
         experts.append(expert)
@@ -107,7 +104,7 @@ def left_to_explain(soft: SoftTargets, label: Tensor, robustness: float = 0.0) -
     Args:
         soft: of the sum so far, the label among the named tokens.
         label: int64 ``[token]``.
-        robustness: of the added experts.
+        robustness: of the experts.
     """
     likely = (soft.probs.double() * (soft.ids == label[:, None])).sum(dim=1).clamp(min=0)
     rest = (1 - likely).clamp(min=0) * likely**robustness

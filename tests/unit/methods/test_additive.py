@@ -93,12 +93,10 @@ def test_the_second_expert_is_trained_on_the_sum_with_the_first() -> None:
     assert [r.outcome for r in found.rounds] == ["ok", "ok"]
 
 
-def test_the_first_expert_keeps_the_log_loss() -> None:
-    """It has to doubt labels; the others need its doubts to give up the wrong ones (docs/adr/0017)."""
+def test_robust_experts_are_told_what_pulls_at_them() -> None:
     bench, training = Numbered(), TrainSettings(epochs=3, robustness=0.5)
     found = boost_experts(bench, ROWS, SETTINGS, training, seed=5, rule="additive")  # type: ignore[arg-type]
-    assert [call["settings"].robustness for call in bench.trained] == [0.0, 0.5]
-    assert [call["settings"].epochs for call in bench.trained] == [3, 3]
+    assert [call["settings"] for call in bench.trained] == [training, training]
     likely = [0.7, 0.3, 0.8]  # p_1(label): the gradient's size is (1 - p) p^q
     pull = [(1 - p) * p**0.5 for p in likely]
     assert found.weights[1].tolist() == pytest.approx([x / sum(pull) for x in pull])
