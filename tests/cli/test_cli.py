@@ -70,7 +70,8 @@ def test_robustness_is_for_losses_that_have_such_a_form(made: Path) -> None:
     told = json.loads((made / "robust" / "ensemble.json").read_text())
     assert json.dumps(told).count('"expert.robustness": "0.7"') == 1
     student = ("student", "--strong", "w2s-strong", "--train", "labels.jsonl", "--robustness", "0.7", "--out", "no")
-    assert "loss 'confidence' has no robust form" in refused(*student, "--loss", "confidence", cwd=made)
+    for more in ((), ("--dry-run",)):
+        assert "loss 'confidence' has no robust form" in refused(*student, "--loss", "confidence", *more, cwd=made)
     assert not (made / "no").exists()
     message = refused("run", "tiny", "student.robustness=0.5", "loss.name=confidence", "--out", "no", cwd=made)
     assert "student.robustness is 0.5 and loss 'confidence' has no robust form" in message

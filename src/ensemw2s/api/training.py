@@ -27,7 +27,7 @@ from ensemw2s.methods.boosting import boost_experts
 from ensemw2s.methods.rules import check_rule
 from ensemw2s.methods.students import train_student as train_on_rows
 from ensemw2s.models.adapters import LoraSettings
-from ensemw2s.training.losses import LossSettings
+from ensemw2s.training.losses import LossSettings, check_robustness
 from ensemw2s.training.settings import TrainSettings
 
 
@@ -191,6 +191,7 @@ def train_student(
             f"loss '{loss.name}' learns from a teacher's probabilities: name the ensemble that gave the labels as "
             f"teacher"
         )
+    check_robustness((training or TrainSettings()).robustness, (loss or LossSettings()).name)
     opened = open_members(as_name(teacher), machine, reporter, task_format=task_format) if teacher is not None else None
     task = opened.task if opened else task or Task()
     rows = task.rows(as_labelled(labels, columns), seed)

@@ -47,7 +47,7 @@ def student(
     """Fine-tune a strong model on labels and save it."""
     from ensemw2s import api
     from ensemw2s.cli.screen import Screen
-    from ensemw2s.training.losses import LossSettings
+    from ensemw2s.training.losses import LossSettings, check_robustness
 
     columns = o.columns(column)
     chosen = LossSettings(loss, targets=targets, top_k=top_k)  # type: ignore[arg-type]
@@ -59,6 +59,7 @@ def student(
         o.machine(device, dtype, trust_remote_code=trust_remote_code),
         o.training(epochs, learning_rate, train_batch_size, robustness),
     )
+    check_robustness(training.robustness, loss)
     if dry_run:
         from ensemw2s.experiment.plan import plan_training
 

@@ -157,7 +157,8 @@ class Config:
         weak_epochs: epochs tried for the single weak expert; the best on validation is kept (its own budget).
         weak_search: with several pretrained weak models, which of them are trained for which of ``weak_epochs``: "all"
             for all, or "halving": after each number, the fewest first, the better half of the models goes on.
-        student: budget of every strong model: student, student from weak, strong on easy, ceiling.
+        student: budget of every strong model: student, student from weak, strong on easy, ceiling. Its ``robustness``
+            is that of students alone.
         loss: what students minimise on pseudo-labels; ceiling and strong on easy always use cross-entropy.
         selection: which pseudo-labels students are trained on.
         student_rows: what students and the ceiling are trained on: the "pool" under its labels, or "all", which

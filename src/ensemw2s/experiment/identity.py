@@ -52,6 +52,7 @@ def training_identity(settings: TrainSettings) -> dict[str, Any]:
     whole = micro is None or micro >= settings.batch_size
     same = dataclasses.replace(settings, gradient_checkpointing=False, micro_batch_size=None if whole else micro)
     found: dict[str, Any] = plain(same)
+    found["robustness"] = float(found["robustness"])
     if not found["robustness"]:
         del found["robustness"]
     return found

@@ -78,7 +78,7 @@ def boost_additive(
         records.append(_record(number, weights[-1], tables[-1].wrong, _alphas(settings, number)[-1]))
         members = summed(experts, _alphas(settings, number))
         soft = bench.soft_labels(members, rows, top_k, student="weak", with_labels=True)
-        weights.append(left_to_explain(soft, tables[-1].label, training.robustness))
+        weights.append(left_to_explain(soft, tables[-1].label))
     return Boosted(
         members=members,
         rounds=tuple(records),
@@ -96,18 +96,19 @@ def summed(experts: Sequence[Expert], alphas: Sequence[float]) -> Members:
     return Members(tuple(experts), tuple(alphas), "additive", {"alphas": list(alphas)})
 
 
-def left_to_explain(soft: SoftTargets, label: Tensor, robustness: float = 0.0) -> Tensor:
-    """1 - p(label) of every token, times p^q with q = ``robustness``, scaled to sum to one: float64 ``[token]``.
+def left_to_explain(soft: SoftTargets, label: Tensor) -> Tensor:
+    """1 - p(label) of every token, scaled to sum to one: float64 ``[token]``.
 
-    The size of the loss's gradient at the label's own logit. Uniform where nothing is left.
+    The size of the log loss's gradient at the label's own logit. Robust experts are pulled by p^q times that, but what
+    they give up is left to explain all the same, and is what somebody who looks for wrong labels looks for. Uniform
+    where nothing is left.
 
     Args:
         soft: of the sum so far, the label among the named tokens.
         label: int64 ``[token]``.
-        robustness: of the experts.
     """
-    likely = (soft.probs.double() * (soft.ids == label[:, None])).sum(dim=1).clamp(min=0)
-    rest = (1 - likely).clamp(min=0) * likely**robustness
+    likely = (soft.probs.double() * (soft.ids == label[:, None])).sum(dim=1)
+    rest = (1 - likely).clamp(min=0)
     return rest / rest.sum() if float(rest.sum()) > 0 else uniform_weights(len(rest))
 
 

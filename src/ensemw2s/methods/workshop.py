@@ -106,7 +106,7 @@ class Workshop:
         return (*rows, *self.easy) if self.settings.student_rows == "all" else rows
 
     def strong_on(self, rows: Sequence[Row], what: str) -> Members:
-        """The strong model trained on right answers, by plain cross-entropy.
+        """The strong model trained on right answers, by plain cross-entropy: that of students may be made robust.
 
         Raises:
             DataError: there are none.
@@ -115,7 +115,8 @@ class Workshop:
             raise DataError(
                 f"the pool has no answers, so there is no {what}: give answers, or leave '{what}' out of systems"
             )
-        return train_student(self.bench, rows, self.settings.student, seed=self.settings.seed)
+        plain = dataclasses.replace(self.settings.student, robustness=0.0)
+        return train_student(self.bench, rows, plain, seed=self.settings.seed)
 
     def _tell_left_out(self, teacher: str, pool: LabelledPool) -> None:
         # How many the selection takes was asked for, and the report says it: no news.

@@ -192,7 +192,8 @@ def _total(loss: Tensor, batch: LossBatch) -> tuple[Tensor, Tensor]:
 def cross_entropy(batch: LossBatch, settings: LossSettings) -> tuple[Tensor, Tensor]:
     """Hard: -log p(label). Soft: -Σ_v q(v) log p(v) over the teacher's k tokens, - q(tail) log p(tail).
 
-    With ``robustness`` the generalised cross-entropy stands in the place of -log p.
+    With ``robustness`` the generalised cross-entropy stands in the place of -log p; with soft targets it pulls towards
+    the teacher's likeliest token, at q = 1 with nothing to stop it, as it is then linear in p.
     """
     if not batch.robustness:
         return _total(_teacher_term(batch, settings), batch)

@@ -32,7 +32,8 @@ class TrainSettings:
         gradient_checkpointing: compute activations twice and store fewer.
         robustness: q in [0, 1] of the generalised cross-entropy (1 - p^q) / q (Zhang & Sabuncu 2018, arXiv
             1805.07836), for labels that are partly wrong: a token that the model finds unlikely pulls by p^q times what
-            it does in the log loss. 0 is the log loss, 1 the mean absolute error.
+            it does in the log loss. 0 is the log loss, 1 the mean absolute error, which hardly learns what the model
+            finds unlikely at the start.
     """
 
     epochs: float = 3.0
@@ -69,7 +70,8 @@ class TrainSettings:
             raise ConfigError(f"train.weight_decay must be at least 0, got {self.weight_decay!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"train.betas must be two numbers in [0, 1), got {self.betas!r}")
-        if isinstance(self.robustness, bool) or not 0 <= self.robustness <= 1:
+        q = self.robustness
+        if isinstance(q, bool) or not isinstance(q, int | float) or not 0 <= q <= 1:
             raise ConfigError(f"train.robustness must lie in [0, 1], got {self.robustness!r}; 0 is the log loss")
 
 

@@ -93,13 +93,12 @@ def test_the_second_expert_is_trained_on_the_sum_with_the_first() -> None:
     assert [r.outcome for r in found.rounds] == ["ok", "ok"]
 
 
-def test_robust_experts_are_told_what_pulls_at_them() -> None:
+def test_what_robust_experts_give_up_is_still_left_to_explain() -> None:
+    """All are trained alike, and the weights, by which wrong labels are found, are those of plain ones."""
     bench, training = Numbered(), TrainSettings(epochs=3, robustness=0.5)
     found = boost_experts(bench, ROWS, SETTINGS, training, seed=5, rule="additive")  # type: ignore[arg-type]
     assert [call["settings"] for call in bench.trained] == [training, training]
-    likely = [0.7, 0.3, 0.8]  # p_1(label): the gradient's size is (1 - p) p^q
-    pull = [(1 - p) * p**0.5 for p in likely]
-    assert found.weights[1].tolist() == pytest.approx([x / sum(pull) for x in pull])
+    assert all(torch.equal(one, other) for one, other in zip(found.weights, boosted(Numbered()).weights, strict=True))
 
 
 def test_experts_start_from_the_models_in_turn() -> None:

@@ -167,6 +167,17 @@ def test_the_ceiling_alone_sees_gold_answers_and_plain_cross_entropy() -> None:
         SYSTEMS.get("ceiling").build(shop)
 
 
+def test_only_students_are_made_robust() -> None:
+    """Ceiling and strong on easy learn right answers: a ceiling by another loss would move every PGR."""
+    bench = LabelBench([])
+    shop = workshop(bench)
+    shop.settings = dataclasses.replace(shop.settings, student=TrainSettings(robustness=0.5))
+    shop.student_of("ensemble")
+    for name in ("ceiling", "strong_on_easy"):
+        SYSTEMS.get(name).build(shop)
+    assert [call["settings"].robustness for call in bench.trained] == [0.5, 0.0, 0.0]
+
+
 def test_systems_are_built_after_what_they_need() -> None:
     assert build_order(["student_iterated", "averaged"]) == ["ensemble", "student", "student_iterated", "averaged"]
     SYSTEMS._items["ring_a"] = System(lambda shop: None, "control", "a", needs=("ring_b",))  # type: ignore[arg-type, return-value]

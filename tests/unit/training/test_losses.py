@@ -327,6 +327,15 @@ def test_robust_losses_have_the_slope_of_the_log_loss_times_its_share(
         torch.testing.assert_close(found, slope * share[:, None])
 
 
+def test_robust_soft_cross_entropy_by_hand() -> None:
+    """The teacher says 0.5, 0.2 and 0.3 for all others; the student 0.1, 0.6 and 0.3."""
+    logits = torch.tensor([[0.1, 0.6, 0.2, 0.1]], dtype=torch.float64).log()
+    ids, probs = torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.2]], dtype=torch.float64)
+    one = LossBatch(logits, torch.tensor([1]), torch.ones(1, dtype=torch.float64), ids, probs, robustness=0.5)
+    expected = sum(q * (1 - p**0.5) / 0.5 for q, p in ((0.5, 0.1), (0.2, 0.6), (0.3, 0.3)))
+    assert float(value("cross_entropy", one, targets="soft")) == pytest.approx(expected)
+
+
 def test_a_label_that_is_ruled_out_is_given_up() -> None:
     logits = torch.tensor([[40.0, 0.0], [0.5, 0.0]], dtype=torch.float64).requires_grad_()
     both = LossBatch(logits, torch.tensor([1, 1]), torch.ones(2, dtype=torch.float64), robustness=0.7)

@@ -33,6 +33,7 @@ from ensemw2s.training.settings import TrainSettings, count_steps, learning_rate
         ("robustness", 1.5, "train.robustness must lie in [0, 1], got 1.5; 0 is the log loss"),
         ("robustness", -0.1, "got -0.1"),
         ("robustness", math.nan, "got nan"),
+        ("robustness", "0.5", "got '0.5'"),
     ],
 )
 def test_refused(field: str, value: object, words: str) -> None:
