@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from ensemw2s.data.encoding import EncodedRow
+
+sys.path.insert(0, str(Path(__file__).parent))  # losskit
 
 VOCAB = 40
 
