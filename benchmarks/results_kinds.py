@@ -65,14 +65,19 @@ def chance(p: float) -> str:
 
 
 def scores_table(table: Table) -> Iterator[str]:
-    """``rows`` are systems: accuracy on every test, and on the last one nats a token, calibration error and PGR."""
+    """``rows`` are systems: accuracy on every test, and on the last one nats a token, calibration error and PGR.
+
+    PGR has no column where no row has one.
+    """
     last, side = table.tests[-1], table.sides[-1]
+    gaps = [recovered(who, last) for who in table.rows]
+    told = any(gap != NONE for gap in gaps)
     yield from head([table.first, *(f"{name}, exact match %" for name in table.sides), f"{side}, nats a token",
-                     f"{side}, calibration error", f"PGR {side}, %"])  # fmt: skip
-    for who in table.rows:
+                     f"{side}, calibration error", *([f"PGR {side}, %"] if told else [])])  # fmt: skip
+    for who, gap in zip(table.rows, gaps, strict=True):
         right = [percent(each(who, test, "exact_match")) for test in table.tests]
         nll, ece = each(who, last, "nll"), each(who, last, "ece")
-        yield line([who.label, *right, percent(nll, 1, 3), percent(ece, 1, 3), recovered(who, last)])
+        yield line([who.label, *right, percent(nll, 1, 3), percent(ece, 1, 3), *([gap] if told else [])])
 
 
 def recovered(who: Who, test: str) -> str:

@@ -106,7 +106,7 @@ class Workshop:
         return (*rows, *self.easy) if self.settings.student_rows == "all" else rows
 
     def strong_on(self, rows: Sequence[Row], what: str) -> Members:
-        """The strong model trained on right answers, by plain cross-entropy: that of students may be made robust.
+        """The strong model trained on these answers by plain cross-entropy, also where students are trained robustly.
 
         Raises:
             DataError: there are none.

@@ -143,7 +143,7 @@ def check_robustness(robustness: float, loss: str, setting: str = "train.robustn
 def robust_cost(log_p: Tensor, robustness: float) -> Tensor:
     """(1 - p^q) / q of log p, elementwise, and at q = ``robustness`` = 0 its limit -log p.
 
-    The generalised cross-entropy of Zhang & Sabuncu 2018 (arXiv 1805.07836, equation 6). Its slope is that of -log p
+    The generalised cross-entropy of Zhang & Sabuncu 2018 (arXiv 1805.07836, section 3.2). Its slope is that of -log p
     times p^q: what the model finds unlikely, a wrong label perhaps, pulls less.
     """
     return -torch.expm1(robustness * log_p) / robustness if robustness else -log_p
